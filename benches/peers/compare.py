@@ -1,0 +1,367 @@
+"""Vectors of embedring beside those of sentence-transformers, on the same model files and texts.
+
+200 questions of BANKING77 and 60 paragraphs of XQuAD go through both: the peer in this process on
+PyTorch, embedring through `embedring up` and `embedring embed` as a user would run them. What is
+compared is the final, normalised vector of each text, and how many tokens each side saw of it.
+
+Normally started by `cargo xtask bench peers`, which makes the Python environment.
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import platform
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+# Before the imports below read it: nothing may be fetched, the files given are what is compared.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import sentence_transformers
+import torch
+import transformers
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTIONS = 200
+PARAGRAPHS = 60
+# The limit in sentence_bert_config.json; tokenizer.json of the same folder says 128 and pads to it.
+TOKENS_MAX = 256
+TOKENS_IN_TOKENIZER_JSON = 128
+READY_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 10
+
+
+def spread(rows, count):
+    """`count` of `rows`, evenly spread, the same ones every time."""
+    if len(rows) < count:
+        sys.exit(f"the data holds {len(rows)} texts where {count} are needed")
+    return [rows[index * len(rows) // count] for index in range(count)]
+
+
+def one_line(text):
+    """`embedring embed` takes one text a line; both sides get the very same string."""
+    return " ".join(text.split())
+
+
+def load_texts(data):
+    with open(data / "banking77-train.csv", encoding="utf-8", newline="") as file:
+        questions = [row["text"] for row in csv.DictReader(file)]
+    with open(data / "xquad.en.json", encoding="utf-8") as file:
+        articles = json.load(file)["data"]
+    paragraphs = [p["context"] for article in articles for p in article["paragraphs"]]
+    return {
+        "BANKING77 questions": [one_line(text) for text in spread(questions, QUESTIONS)],
+        "XQuAD paragraphs": [one_line(text) for text in spread(paragraphs, PARAGRAPHS)],
+    }
+
+
+class Peer:
+    """sentence-transformers on the CPU, in f32, checked to cut at 256 tokens and not at 128."""
+
+    def __init__(self, model_dir):
+        self.model = sentence_transformers.SentenceTransformer(
+            str(model_dir), device="cpu", local_files_only=True
+        )
+        if self.model.max_seq_length != TOKENS_MAX:
+            sys.exit(f"the peer cuts at {self.model.max_seq_length} tokens, not {TOKENS_MAX}")
+        dtypes = {parameter.dtype for parameter in self.model.parameters()}
+        if dtypes != {torch.float32}:
+            sys.exit(f"the peer computes in {dtypes}, not f32")
+        # What the settings say is not proof: ask for the tokens of a text that is surely too long.
+        (cut,) = self.token_counts(["word " * 2 * TOKENS_MAX])
+        if cut != TOKENS_MAX:
+            sys.exit(f"the peer cut a long text to {cut} tokens, not {TOKENS_MAX}")
+
+    def token_counts(self, texts):
+        """Tokens that the model sees of each text, special ones included."""
+        counts = []
+        for text in texts:
+            mask = self.model.preprocess([text])["attention_mask"]
+            counts.append(int(mask.sum()))
+        return counts
+
+    def full_token_counts(self, texts):
+        """Tokens of each text before it is cut, special ones included."""
+        encoded = self.model.tokenizer(texts, truncation=False, padding=False, verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def embed(self, texts):
+        vectors = self.model.encode(texts, batch_size=32, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
+
+
+class Instance:
+    """A running `embedring up`, ended with all its processes when the block ends."""
+
+    def __init__(self, binary):
+        self.binary = str(binary)
+        self.name = f"peers-{os.getpid()}"
+
+    def command(self, *args):
+        return [self.binary, args[0], "--instance", self.name, *args[1:]]
+
+    def __enter__(self):
+        self.log = tempfile.TemporaryFile(mode="w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            self.command("up"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            start_new_session=True,
+        )
+        # A thread, since a pipe has no read with a time limit; it also keeps the pipe empty.
+        self.lines = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            self._wait_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def _wait_ready(self):
+        end = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            try:
+                line = self.lines.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                self._fail(f"not ready after {READY_TIMEOUT_S} s")
+            if line is None:
+                self._fail(f"ended before it was ready, with {self.process.wait()}")
+            if line.startswith("ready"):
+                return
+
+    def _fail(self, why):
+        self.log.seek(0)
+        sys.exit(f"`{' '.join(self.command('up'))}`: {why}\n{self.log.read()[-4000:]}")
+
+    def embed(self, texts):
+        """The vectors and the token counts that embedring reports, in the order of `texts`."""
+        done = subprocess.run(
+            self.command("embed", "--output", "jsonl"),
+            input="".join(f"{text}\n" for text in texts),
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            check=False,
+        )
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        errors = [row for row in rows if "error" in row]
+        if done.returncode != 0 or errors:
+            sys.exit(f"`embedring embed` ended with {done.returncode}; {errors[:3]}")
+        if [row["index"] for row in rows] != list(range(len(texts))):
+            sys.exit(f"`embedring embed` answered {len(rows)} rows, or not in order")
+        return rows
+
+    def _stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            print(f"`embedring up` did not stop in {STOP_TIMEOUT_S} s and was killed", file=sys.stderr)
+
+    def __exit__(self, *_):
+        self._stop()
+        self.log.close()
+
+
+def compare(ours, theirs):
+    """Cosines in f64, so that the measure does not add an error of the size it measures."""
+    ours = ours.astype(np.float64)
+    theirs = theirs.astype(np.float64)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosines = (ours * theirs).sum(axis=1) / norms
+    return {
+        "texts": len(cosines),
+        "cosine_min": float(cosines.min()),
+        "cosine_mean": float(cosines.mean()),
+        "difference_max": float(np.abs(ours - theirs).max()),
+    }
+
+
+def measure(texts, peer, instance):
+    result = {}
+    for name, group in texts.items():
+        theirs = peer.embed(group)
+        rows = instance.embed(group)
+        ours = np.array([row["embedding"] for row in rows], dtype=np.float32)
+        if ours.shape != theirs.shape:
+            sys.exit(f"{name}: shapes differ, ours {ours.shape}, theirs {theirs.shape}")
+        row = compare(ours, theirs)
+        counts = peer.token_counts(group)
+        full = peer.full_token_counts(group)
+        row["tokens"] = sum(counts)
+        row["tokens_equal"] = sum(a["tokens"] == b for a, b in zip(rows, counts))
+        row["truncated"] = sum(count > TOKENS_MAX for count in full)
+        row["truncated_equal"] = sum(a["truncated"] == (b > TOKENS_MAX) for a, b in zip(rows, full))
+        row["over_128_tokens"] = sum(count > TOKENS_IN_TOKENIZER_JSON for count in full)
+        row["models"] = sorted({row["model"] for row in rows})
+        row["devices"] = sorted({f"{row['device']} {row['precision']}" for row in rows})
+        result[name] = row
+    return result
+
+
+def git(*args):
+    done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def machine():
+    cpu, memory_kib = platform.processor(), 0
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                cpu = line.split(":", 1)[1].strip()
+                break
+        memory_kib = int(Path("/proc/meminfo").read_text(encoding="utf-8").split()[1])
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory_kib / 2**20, 1),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def shown(argument):
+    """An argument without the folders of this machine, for a file that is committed."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else f"<{path.name}>"
+
+
+def provenance(args):
+    return {
+        "machine": machine(),
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain")),
+        "command": " ".join(map(shown, (args.command or " ".join(sys.argv)).split())),
+        "weights_sha256": hashlib.sha256(
+            (args.model_dir / "model.safetensors").read_bytes()
+        ).hexdigest(),
+        "versions": {
+            "python": platform.python_version(),
+            "sentence-transformers": sentence_transformers.__version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "torch_threads": torch.get_num_threads(),
+        },
+    }
+
+
+def show(result):
+    print(f"{'':22}{'texts':>6}{'tokens':>8}{'cut':>5}{'cosine min':>13}{'mean':>12}{'max |diff|':>12}")
+    for name, row in result.items():
+        print(
+            f"{name:22}{row['texts']:6}{row['tokens']:8}{row['truncated']:5}"
+            f"{row['cosine_min']:13.8f}{row['cosine_mean']:12.8f}{row['difference_max']:12.2e}"
+        )
+
+
+def verdict(result, cosine_min):
+    """What is wrong with the result, in words; nothing when all is well."""
+    wrong = []
+    for name, row in result.items():
+        # Written so that a NaN fails too.
+        if not row["cosine_min"] >= cosine_min:
+            wrong.append(f"{name}: cosine {row['cosine_min']:.8f} is below {cosine_min}")
+        if row["tokens_equal"] != row["texts"]:
+            wrong.append(f"{name}: token counts equal for {row['tokens_equal']} of {row['texts']}")
+        if row["truncated_equal"] != row["texts"]:
+            wrong.append(f"{name}: cut flags equal for {row['truncated_equal']} of {row['texts']}")
+    return wrong
+
+
+def reference_only(texts, peer, out):
+    arrays = {}
+    for name, group in texts.items():
+        start = time.monotonic()
+        vectors = peer.embed(group)
+        took = time.monotonic() - start
+        counts = peer.token_counts(group)
+        full = peer.full_token_counts(group)
+        key = name.split()[0].lower()
+        arrays[f"{key}_vectors"] = vectors
+        arrays[f"{key}_texts"] = np.array(group)
+        arrays[f"{key}_tokens"] = np.array(counts)
+        over = sum(count > TOKENS_IN_TOKENIZER_JSON for count in full)
+        cut = sum(count > TOKENS_MAX for count in full)
+        print(
+            f"{name}: {vectors.shape} in {took:.2f} s; {sum(counts)} tokens, "
+            f"{over} texts over {TOKENS_IN_TOKENIZER_JSON}, {cut} cut at {TOKENS_MAX}"
+        )
+    np.savez(out, **arrays)
+    print(f"wrote {out}")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("EMBEDRING_DATA") or ROOT.parent / "shared/data"),
+        help="folder with banking77-train.csv and xquad.en.json (EMBEDRING_DATA)",
+    )
+    parser.add_argument("--model-dir", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--bin", type=Path, help="the embedring binary")
+    parser.add_argument("--command", help="the command to record, if this one was called by it")
+    parser.add_argument("--cosine-min", type=float, default=0.99999, help="fail below this")
+    parser.add_argument(
+        "--reference-only",
+        type=Path,
+        metavar="OUT.npz",
+        help="only compute and save the peer's vectors; starts no embedring",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benches/results/peers-accuracy.json"
+    )
+    args = parser.parse_args()
+    if args.bin is None and args.reference_only is None:
+        parser.error("--bin is needed, except with --reference-only")
+    if not (args.data / "banking77-train.csv").is_file():
+        parser.error(f"no data at {args.data}: name the folder with --data or EMBEDRING_DATA")
+    if not (args.model_dir / "model.safetensors").is_file():
+        parser.error(f"no model.safetensors in {args.model_dir}: run `cargo xtask setup`")
+    return args
+
+
+def main():
+    args = parse_args()
+    texts = load_texts(args.data)
+    peer = Peer(args.model_dir)
+    if args.reference_only:
+        reference_only(texts, peer, args.reference_only)
+        return
+    with Instance(args.bin.resolve()) as instance:
+        result = measure(texts, peer, instance)
+    show(result)
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    record = {**provenance(args), "result": result}
+    args.results.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {args.results}")
+    wrong = verdict(result, args.cosine_min)
+    if wrong:
+        sys.exit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,701 @@
+//! The life of a call: a list of texts is cut into messages, each is sent to the worker predicted to
+//! answer first, and what comes back is put together in the order asked. A message whose worker dies
+//! is sent again. Nothing here blocks.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use embedring_ipc::clock::{now_ns, to_ns};
+use embedring_ipc::{Pending, Reply, RingError, ring_bell};
+use embedring_policy::{Candidate, route};
+use embedring_protocol::limits::{PROMPT_BYTES_MAX, TEXTS_PER_REQUEST_MAX};
+use embedring_protocol::sync::Ordering;
+use embedring_protocol::{
+    ModelId, Precision, PromptKind, RequestHeader, RequestWriter, ResponseHeader, ResponseView,
+    RowMeta, Status, TEXT_ENTRY_BYTES, TextFlags, Truncation, request_bytes, rows_per_response,
+};
+
+use crate::embeddings::{Embeddings, PartInfo, Rows, rows_in};
+use crate::error::EmbedError;
+use crate::options::{OnOverload, Options, Prompt};
+use crate::session::{Choice, Connection, Session};
+
+/// Workers that may die with the same message in their hands before it is no longer sent again.
+const DEATHS_MAX: u32 = 3;
+/// Pause before a message is tried again when the worker gave no hint.
+const PAUSE_NS: u64 = 10_000_000;
+/// A worker silent for this long while it has our message is given up for another one, if there is one.
+const HUNG_NS: u64 = 3_000_000_000;
+
+/// A message to be sent.
+#[derive(Clone, Debug)]
+struct Part {
+    texts: Range<usize>,
+    deaths: u32,
+    sent: u32,
+    not_before_ns: u64,
+}
+
+/// A message in the hands of a worker.
+struct Flight {
+    part: Part,
+    id: u64,
+    pending: Pending,
+    connection: Arc<Connection>,
+    session: Arc<Session>,
+    sent_ns: u64,
+    tokens: u64,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.connection
+            .in_flight_tokens
+            .fetch_sub(self.tokens, Ordering::Relaxed);
+    }
+}
+
+/// What a call came to.
+pub(crate) struct Done {
+    rows: Rows,
+    dimensions: usize,
+    metas: Vec<RowMeta>,
+    parts: Vec<PartInfo>,
+}
+
+impl Done {
+    pub(crate) fn into_embeddings<'c>(self) -> Embeddings<'c> {
+        Embeddings::new(self.rows, self.dimensions, self.metas, self.parts)
+    }
+}
+
+/// A call under way over a list `L` of texts.
+pub(crate) struct Call<L> {
+    texts: L,
+    options: Options,
+    pub(crate) deadline_ns: u64,
+    model: ModelId,
+    dimensions: usize,
+    next_text: usize,
+    again: VecDeque<Part>,
+    flights: Vec<Flight>,
+    answered: usize,
+    rows: Vec<f32>,
+    metas: Vec<RowMeta>,
+    parts: Vec<PartInfo>,
+    choices: Vec<Choice>,
+    waiting_for: &'static str,
+    retry_after_ns: u64,
+}
+
+impl<L> Call<L> {
+    pub(crate) fn new<S>(texts: L, options: &Options) -> Result<Self, EmbedError>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        if texts.as_ref().is_empty() {
+            return Err(EmbedError::EmptyList);
+        }
+        let prompt_bytes = match &options.prompt {
+            Prompt::Default => 0,
+            Prompt::Text(prompt) | Prompt::Named(prompt) => prompt.len(),
+        };
+        if prompt_bytes > PROMPT_BYTES_MAX {
+            return Err(EmbedError::PromptTooLong {
+                bytes: prompt_bytes,
+                max: PROMPT_BYTES_MAX,
+            });
+        }
+        Ok(Self {
+            texts,
+            options: options.clone(),
+            deadline_ns: now_ns().saturating_add(to_ns(options.timeout)),
+            model: ModelId::ANY,
+            dimensions: 0,
+            next_text: 0,
+            again: VecDeque::new(),
+            flights: Vec::new(),
+            answered: 0,
+            rows: Vec::new(),
+            metas: Vec::new(),
+            parts: Vec::new(),
+            choices: Vec::new(),
+            waiting_for: "it was not sent yet",
+            retry_after_ns: 0,
+        })
+    }
+
+    /// Receives what has come and sends what can be sent. `look_at_peers` says that some time has
+    /// passed without an answer and the workers' lives are worth a system call.
+    pub(crate) fn advance<S>(
+        &mut self,
+        session: &Arc<Session>,
+        look_at_peers: bool,
+    ) -> Result<Option<Done>, EmbedError>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        if let Some(done) = self.receive::<S>(look_at_peers)? {
+            return Ok(Some(done));
+        }
+        if now_ns() >= self.deadline_ns {
+            return Err(self.too_late());
+        }
+        if self.next_text < self.texts.as_ref().len() || !self.again.is_empty() {
+            self.send::<S>(session)?;
+        }
+        Ok(None)
+    }
+
+    fn too_late(&self) -> EmbedError {
+        if self.retry_after_ns > 0 {
+            return EmbedError::Overloaded {
+                retry_after: Duration::from_nanos(self.retry_after_ns),
+            };
+        }
+        EmbedError::Deadline {
+            timeout: self.options.timeout,
+            reason: self.waiting_for,
+        }
+    }
+
+    fn receive<S>(&mut self, look_at_peers: bool) -> Result<Option<Done>, EmbedError>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        let mut index = 0;
+        while index < self.flights.len() {
+            let flight = &self.flights[index];
+            // Asked before the look into the ring: an answer sent just before the end is not missed.
+            let ended = look_at_peers && flight.connection.has_ended();
+            let connected = flight.pending.is_connected();
+            match flight.pending.receive() {
+                Ok(Some(reply)) => {
+                    let flight = self.flights.swap_remove(index);
+                    if let Some(done) = self.answer::<S>(flight, reply)? {
+                        return Ok(Some(done));
+                    }
+                }
+                Ok(None) if ended || (look_at_peers && self.is_hung(index)) => {
+                    let flight = self.flights.swap_remove(index);
+                    self.send_again_after_death(flight, ended)?;
+                }
+                Ok(None) if !connected => {
+                    let flight = self.flights.swap_remove(index);
+                    self.send_later(&flight, PAUSE_NS, "the worker dropped the request");
+                }
+                Ok(None) => index += 1,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection broke");
+                    let flight = self.flights.swap_remove(index);
+                    flight.session.forget(&flight.connection);
+                    self.send_later(&flight, PAUSE_NS, "the connection to the worker broke");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// True for a worker that shows no life while another one does.
+    fn is_hung(&self, index: usize) -> bool {
+        let flight = &self.flights[index];
+        let board = flight.session.board();
+        let silent_ns = |worker: usize| {
+            let heartbeat = board.workers[worker].heartbeat_ns.load(Ordering::Relaxed);
+            now_ns().saturating_sub(heartbeat)
+        };
+        let ours = flight.connection.index.get();
+        silent_ns(ours) > HUNG_NS
+            && board.workers.iter().enumerate().any(|(other, slot)| {
+                other != ours && slot.state().takes_requests() && silent_ns(other) < HUNG_NS
+            })
+    }
+
+    fn send_again_after_death(&mut self, flight: Flight, died: bool) -> Result<(), EmbedError> {
+        flight.session.forget(&flight.connection);
+        let deaths = flight.part.deaths + u32::from(died);
+        if deaths >= DEATHS_MAX {
+            return Err(EmbedError::WorkerDied { deaths });
+        }
+        self.waiting_for = "its worker died and no other one answered";
+        self.again.push_back(Part {
+            deaths,
+            not_before_ns: 0,
+            ..flight.part.clone()
+        });
+        Ok(())
+    }
+
+    fn send_later(&mut self, flight: &Flight, pause_ns: u64, waiting_for: &'static str) {
+        self.waiting_for = waiting_for;
+        let not_before_ns = now_ns().saturating_add(pause_ns);
+        self.again.push_back(Part {
+            not_before_ns,
+            ..flight.part.clone()
+        });
+    }
+
+    /// Takes in an answer: rows, or a reason to try again or to fail.
+    fn answer<S>(&mut self, flight: Flight, reply: Reply) -> Result<Option<Done>, EmbedError>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        let view = ResponseView::parse(reply.bytes()).map_err(|_| EmbedError::Protocol)?;
+        let head = *view.header();
+        // A message the worker could not read is answered with id 0.
+        if head.id != flight.id && !(head.id == 0 && head.status() == Status::BadRequest) {
+            return Err(EmbedError::Protocol);
+        }
+        if head.status() != Status::Ok {
+            self.refused(&flight, &head)?;
+            return Ok(None);
+        }
+        let fits = view.metas().len() == flight.part.texts.len()
+            && head.dimensions as usize == self.dimensions
+            && (self.model == ModelId::ANY || head.model == self.model);
+        if !fits {
+            return Err(EmbedError::Protocol);
+        }
+        if !self.options.partial {
+            let fault = view.metas().iter().enumerate().find_map(|(row, meta)| {
+                Some(EmbedError::Text {
+                    index: flight.part.texts.start + row,
+                    fault: meta.flags().fault_of()?,
+                })
+            });
+            if let Some(error) = fault {
+                return Err(error);
+            }
+        }
+        Ok(self.keep::<S>(&flight, reply, &view))
+    }
+
+    /// Keeps a message's rows: in the ring when it is the whole answer, else copied to their place.
+    fn keep<S>(&mut self, flight: &Flight, reply: Reply, view: &ResponseView) -> Option<Done>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        let count = self.texts.as_ref().len();
+        self.parts.push(part_info(flight, view.header()));
+        let offset = view.rows_offset();
+        if flight.part.texts == (0..count) {
+            return Some(Done {
+                rows: Rows::Ring { reply, offset },
+                dimensions: self.dimensions,
+                metas: view.metas().to_vec(),
+                parts: std::mem::take(&mut self.parts),
+            });
+        }
+        self.rows.resize(count * self.dimensions, 0.0);
+        self.metas.resize(count, RowMeta::default());
+        let texts = flight.part.texts.clone();
+        let place = &mut self.rows[texts.start * self.dimensions..texts.end * self.dimensions];
+        place.copy_from_slice(rows_in(reply.bytes(), offset));
+        self.metas[texts.clone()].copy_from_slice(view.metas());
+        self.answered += texts.len();
+        if self.answered < count {
+            return None;
+        }
+        self.parts.sort_by_key(|part| part.texts.start);
+        Some(Done {
+            rows: Rows::Owned(std::mem::take(&mut self.rows)),
+            dimensions: self.dimensions,
+            metas: std::mem::take(&mut self.metas),
+            parts: std::mem::take(&mut self.parts),
+        })
+    }
+
+    fn refused(&mut self, flight: &Flight, head: &ResponseHeader) -> Result<(), EmbedError> {
+        match head.status() {
+            Status::Overloaded => {
+                self.retry_after_ns = head.retry_after_ns.max(1_000_000);
+                if self.options.on_overload == OnOverload::Fail {
+                    return Err(self.too_late());
+                }
+                // Half the predicted wait: being early costs a message, being late costs the device.
+                let pause_ns = (self.retry_after_ns / 2).clamp(1_000_000, 1_000_000_000);
+                self.send_later(flight, pause_ns, "the workers had no room");
+                Ok(())
+            }
+            Status::DeadlineExceeded => {
+                self.waiting_for = "the worker predicts to be late";
+                Err(self.too_late())
+            }
+            Status::ShuttingDown | Status::ModelUnavailable => {
+                self.send_later(flight, PAUSE_NS, "its worker is ending");
+                Ok(())
+            }
+            Status::MemoryFull if flight.part.sent < 200 => {
+                self.send_later(flight, PAUSE_NS * 5, "its worker is at its memory bound");
+                Ok(())
+            }
+            Status::Internal if flight.part.sent < 2 => {
+                self.send_later(flight, PAUSE_NS, "the worker failed");
+                Ok(())
+            }
+            Status::MemoryFull => Err(EmbedError::NoMemory),
+            Status::WrongModel => Err(EmbedError::WrongModel {
+                wanted: self
+                    .options
+                    .model
+                    .clone()
+                    .unwrap_or_else(|| self.model.to_string()),
+                served: flight.connection.identity.model.to_text(),
+            }),
+            Status::UnknownPrompt => Err(EmbedError::UnknownPrompt {
+                name: match &self.options.prompt {
+                    Prompt::Named(name) => name.clone(),
+                    Prompt::Default | Prompt::Text(_) => String::new(),
+                },
+            }),
+            Status::BadDimensions => Err(EmbedError::BadDimensions {
+                asked: self.options.dimensions,
+                has: head.detail as usize,
+            }),
+            Status::Internal => Err(EmbedError::Worker),
+            Status::Ok | Status::BadRequest | Status::TooLarge => Err(EmbedError::Protocol),
+        }
+    }
+
+    /// Sends messages until all are sent or no worker has a free slot.
+    fn send<S>(&mut self, session: &Arc<Session>) -> Result<(), EmbedError>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        let mut choices = std::mem::take(&mut self.choices);
+        session.choices(self.model, &mut choices);
+        let sent = self.send_to::<S>(session, &mut choices);
+        self.choices = choices;
+        sent
+    }
+
+    fn send_to<S>(
+        &mut self,
+        session: &Arc<Session>,
+        choices: &mut Vec<Choice>,
+    ) -> Result<(), EmbedError>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        self.settle_model(session, choices)?;
+        let Some(first) = choices.first() else {
+            self.waiting_for = "no worker is serving";
+            return Ok(());
+        };
+        let full = usize::try_from(first.identity.dimensions).unwrap_or(0);
+        if self.options.dimensions > full {
+            return Err(EmbedError::BadDimensions {
+                asked: self.options.dimensions,
+                has: full,
+            });
+        }
+        self.dimensions = if self.options.dimensions == 0 {
+            full
+        } else {
+            self.options.dimensions
+        };
+        let now = now_ns();
+        let mut candidates: Vec<Candidate> = choices.iter().map(|c| c.candidate).collect();
+        while let Some(part) = self.next_part::<S>(session, now) {
+            let tokens = self.tokens_guess::<S>(&part);
+            let Some(index) = route(&candidates, tokens) else {
+                self.again.push_front(part);
+                break;
+            };
+            let chosen = candidates
+                .iter()
+                .position(|c| c.index == index)
+                .unwrap_or(0);
+            let identity = choices
+                .iter()
+                .find(|c| c.candidate.index == index)
+                .map(|c| c.identity);
+            let sent = match identity {
+                Some(identity) => session
+                    .connection(index, &identity)
+                    .and_then(|connection| self.launch::<S>(session, connection, &part, tokens)),
+                None => Err(RingError::NoPeer),
+            };
+            match sent {
+                Ok(()) => candidates[chosen].load.tokens += tokens,
+                Err(error) => {
+                    self.again.push_front(part);
+                    candidates.swap_remove(chosen);
+                    self.not_sent(error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first worker's model is the whole call's: rows of two models never meet in one answer.
+    fn settle_model(
+        &mut self,
+        session: &Session,
+        choices: &mut Vec<Choice>,
+    ) -> Result<(), EmbedError> {
+        if self.model != ModelId::ANY {
+            return Ok(());
+        }
+        if let Some(wanted) = &self.options.model {
+            let some = !choices.is_empty();
+            choices.retain(|choice| choice.identity.model.to_text() == *wanted);
+            if some && choices.is_empty() {
+                let served: Vec<_> = session.models().into_iter().map(|(name, _)| name).collect();
+                return Err(EmbedError::WrongModel {
+                    wanted: wanted.clone(),
+                    served: served.join(", "),
+                });
+            }
+        }
+        if let Some(first) = choices.first() {
+            let model = first.identity.model_id;
+            choices.retain(|choice| choice.identity.model_id == model);
+            self.model = model;
+        }
+        Ok(())
+    }
+
+    fn not_sent(&mut self, error: RingError) -> Result<(), EmbedError> {
+        match error {
+            // Answers will come and free slots.
+            RingError::NoSlot => Ok(()),
+            RingError::NoMemory => Err(EmbedError::NoMemory),
+            RingError::Path | RingError::TooLarge { .. } => Err(EmbedError::Ring(error)),
+            // Gone, going, or coming: the next look at the board knows more.
+            RingError::NoPeer
+            | RingError::Open(_)
+            | RingError::Node(_)
+            | RingError::Full
+            | RingError::Failed(_) => {
+                tracing::debug!(%error, "a worker could not be reached");
+                self.waiting_for = "its worker could not be reached";
+                Ok(())
+            }
+        }
+    }
+
+    /// The next message to send: one that failed, or the next texts of the list.
+    fn next_part<S>(&mut self, session: &Session, now_ns: u64) -> Option<Part>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        if let Some(ready) = self
+            .again
+            .iter()
+            .position(|part| part.not_before_ns <= now_ns)
+        {
+            return self.again.remove(ready);
+        }
+        let texts = self.texts.as_ref();
+        let start = self.next_text;
+        if start == texts.len() {
+            return None;
+        }
+        let rows_max = rows_per_response(session.limits.response_slot_bytes, self.dimensions)
+            .clamp(1, TEXTS_PER_REQUEST_MAX);
+        let room = self.text_room(session);
+        let mut bytes = 0;
+        let mut end = start;
+        while end < texts.len() && end - start < rows_max {
+            let need = texts[end].as_ref().len().min(room - TEXT_ENTRY_BYTES) + TEXT_ENTRY_BYTES;
+            if end > start && bytes + need > room {
+                break;
+            }
+            bytes += need;
+            end += 1;
+        }
+        self.next_text = end;
+        Some(Part {
+            texts: start..end,
+            deaths: 0,
+            sent: 0,
+            not_before_ns: 0,
+        })
+    }
+
+    /// Bytes that entries and texts of one message can take.
+    fn text_room(&self, session: &Session) -> usize {
+        session
+            .limits
+            .request_slot_bytes
+            .saturating_sub(request_bytes(self.prompt().1.len(), 0, 0))
+    }
+
+    fn prompt(&self) -> (PromptKind, &str) {
+        match &self.options.prompt {
+            Prompt::Default => (PromptKind::Default, ""),
+            Prompt::Text(prompt) => (PromptKind::Text, prompt),
+            Prompt::Named(prompt) => (PromptKind::Name, prompt),
+        }
+    }
+
+    /// Tokens of a message before anybody tokenised it: English has four bytes a token.
+    fn tokens_guess<S>(&self, part: &Part) -> u64
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        let texts = &self.texts.as_ref()[part.texts.clone()];
+        texts
+            .iter()
+            .map(|text| text.as_ref().len() as u64 / 4 + 2)
+            .sum()
+    }
+
+    /// Lays a message into a slot of the ring and sends it.
+    fn launch<S>(
+        &mut self,
+        session: &Arc<Session>,
+        connection: Arc<Connection>,
+        part: &Part,
+        tokens: u64,
+    ) -> Result<(), RingError>
+    where
+        L: AsRef<[S]>,
+        S: AsRef<str>,
+    {
+        let sent_ns = now_ns();
+        let id = session.next_id();
+        let (prompt_kind, prompt) = self.prompt();
+        let room = self.text_room(session) - TEXT_ENTRY_BYTES;
+        let texts = &self.texts.as_ref()[part.texts.clone()];
+        let kept: usize = texts
+            .iter()
+            .map(|text| fitting(text.as_ref(), room, self.options.truncation).len())
+            .sum();
+        let bytes = request_bytes(prompt.len(), texts.len(), kept);
+        let mut loan = connection.ring.loan(bytes)?;
+        let mut header = RequestHeader::new(id, self.deadline_ns);
+        header.class = self.options.class as u8;
+        header.truncation = self.options.truncation as u8;
+        header.normalize = self.options.normalize as u8;
+        header.prompt_kind = prompt_kind as u8;
+        header.model = self.model;
+        header.client = session.client();
+        header.dimensions = u32::try_from(self.options.dimensions).unwrap_or(u32::MAX);
+        header.sent_ns = sent_ns;
+        let too_large = |_| RingError::TooLarge { bytes };
+        let mut writer =
+            RequestWriter::new(loan.bytes_mut(), header, prompt, texts.len()).map_err(too_large)?;
+        for text in texts {
+            let whole = text.as_ref();
+            let kept = fitting(whole, room, self.options.truncation);
+            let flags = if kept.len() < whole.len() {
+                TextFlags::CUT
+            } else {
+                TextFlags::NONE
+            };
+            writer.push(kept, flags).map_err(too_large)?;
+        }
+        writer.finish().map_err(too_large)?;
+        let pending = loan.send()?;
+        ring_bell(session.worker_bell(connection.index));
+        connection
+            .in_flight_tokens
+            .fetch_add(tokens, Ordering::Relaxed);
+        self.waiting_for = "the worker did not answer";
+        self.flights.push(Flight {
+            part: Part {
+                sent: part.sent + 1,
+                ..part.clone()
+            },
+            id,
+            pending,
+            connection,
+            session: Arc::clone(session),
+            sent_ns,
+            tokens,
+        });
+        Ok(())
+    }
+
+    /// True when nothing is in flight and nobody may ever take it.
+    pub(crate) fn is_hopeless(&self, session: &Session) -> bool {
+        self.flights.is_empty() && self.choices.is_empty() && !session.worker_may_come()
+    }
+}
+
+/// The part of a text that fits a slot, cut at a character: its beginning, or its end when it is the
+/// beginning that will be truncated.
+fn fitting(text: &str, room: usize, truncation: Truncation) -> &str {
+    if text.len() <= room {
+        return text;
+    }
+    match truncation {
+        Truncation::Right | Truncation::Refuse => {
+            let mut end = room;
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            &text[..end]
+        }
+        Truncation::Left => {
+            let mut start = text.len() - room;
+            while !text.is_char_boundary(start) {
+                start += 1;
+            }
+            &text[start..]
+        }
+    }
+}
+
+fn part_info(flight: &Flight, head: &ResponseHeader) -> PartInfo {
+    let identity = &flight.connection.identity;
+    PartInfo {
+        texts: flight.part.texts.clone(),
+        worker: identity.name.to_text(),
+        device: identity.device.to_text(),
+        model: identity.model.to_text(),
+        precision: Precision::from_wire(head.precision).unwrap_or(Precision::F32),
+        queue: Duration::from_nanos(head.queue_ns),
+        tokenize: Duration::from_nanos(head.tokenize_ns),
+        run: Duration::from_nanos(head.run_ns),
+        round_trip: Duration::from_nanos(now_ns().saturating_sub(flight.sent_ns)),
+        batch: head.batch,
+        batch_texts: head.batch_texts,
+        batch_tokens: head.batch_tokens,
+        sent: flight.part.sent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_fits_is_whole_and_a_cut_keeps_characters_whole() {
+        let text = "äöü";
+        assert_eq!(fitting(text, 6, Truncation::Right), text);
+        assert_eq!(fitting(text, 5, Truncation::Right), "äö");
+        assert_eq!(fitting(text, 5, Truncation::Left), "öü");
+        assert_eq!(fitting(text, 1, Truncation::Left), "");
+    }
+
+    #[test]
+    fn an_empty_list_and_a_long_prompt_are_refused_before_anything_is_sent() {
+        let none: [&str; 0] = [];
+        assert!(matches!(
+            Call::new(none, &Options::default()),
+            Err(EmbedError::EmptyList)
+        ));
+        let options = Options {
+            prompt: Prompt::Text("x".repeat(4000)),
+            ..Options::default()
+        };
+        assert!(matches!(
+            Call::new(["a"], &options),
+            Err(EmbedError::PromptTooLong { .. })
+        ));
+    }
+}

@@ -1,0 +1,194 @@
+//! `Raw` to `Config` and back. Values are in range by now, so nothing here can fail.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::bounds::{self, Bound};
+use crate::bytes::Bytes;
+use crate::config::{
+    BackendKind, Config, Limits, Log, LogFormat, Model, Runtime, Scheduler, Supervisor, WaitKind,
+    Worker,
+};
+use crate::raw::{
+    Raw, RawLimits, RawLog, RawModel, RawRuntime, RawScheduler, RawSupervisor, RawWorker,
+};
+
+const INSTANCE: &str = "default";
+const RUNTIME_DIR: &str = "/dev/shm";
+const RUNTIME_PREFIX: &str = "embedring";
+const MODEL_NAME: &str = "all-MiniLM-L6-v2";
+const WORKER_NAME: &str = "cpu";
+const WORKER_DEVICE: &str = "cpu";
+const LOG_LEVEL: &str = "info";
+
+pub(crate) fn from_raw(raw: Raw) -> Config {
+    let mut workers: BTreeMap<_, _> = raw
+        .workers
+        .into_iter()
+        .map(|(name, worker)| (name, worker_from(worker)))
+        .collect();
+    if workers.is_empty() {
+        workers.insert(WORKER_NAME.to_owned(), worker_from(RawWorker::default()));
+    }
+    Config {
+        instance: or(raw.instance, INSTANCE),
+        runtime: Runtime {
+            dir: PathBuf::from(or(raw.runtime.dir, RUNTIME_DIR)),
+            prefix: or(raw.runtime.prefix, RUNTIME_PREFIX),
+            owner: raw.runtime.owner.filter(|name| !name.is_empty()),
+            group: raw.runtime.group.filter(|name| !name.is_empty()),
+        },
+        limits: Limits {
+            clients_max: count(&bounds::CLIENTS_MAX, raw.limits.clients_max),
+            requests_in_flight_max: count(
+                &bounds::REQUESTS_IN_FLIGHT_MAX,
+                raw.limits.requests_in_flight_max,
+            ),
+            request_slot_bytes: size(&bounds::REQUEST_SLOT_BYTES, raw.limits.request_slot_bytes),
+            response_slot_bytes: size(&bounds::RESPONSE_SLOT_BYTES, raw.limits.response_slot_bytes),
+        },
+        model: Model {
+            name: or(raw.model.name, MODEL_NAME),
+            max_tokens: raw
+                .model
+                .max_tokens
+                .map(|n| count(&bounds::MAX_TOKENS, Some(n))),
+            pooling: raw.model.pooling,
+            normalize: raw.model.normalize,
+            default_prompt: raw.model.default_prompt,
+        },
+        workers,
+        scheduler: Scheduler {
+            tick: ms(&bounds::TICK_MS, raw.scheduler.tick_ms),
+            batch_time_target: ms(
+                &bounds::BATCH_TIME_TARGET_MS,
+                raw.scheduler.batch_time_target_ms,
+            ),
+        },
+        supervisor: supervisor_from(&raw.supervisor),
+        log: Log {
+            level: or(raw.log.level, LOG_LEVEL),
+            format: raw.log.format.unwrap_or(LogFormat::Text),
+        },
+        source: None,
+    }
+}
+
+fn worker_from(raw: RawWorker) -> Worker {
+    Worker {
+        device: or(raw.device, WORKER_DEVICE),
+        backend: raw.backend.unwrap_or(BackendKind::Candle),
+        threads: count(&bounds::THREADS, raw.threads),
+        memory_max_bytes: bounds::MEMORY_MAX_BYTES.or_default(raw.memory_max_bytes.map(|b| b.0)),
+        idle_unload: ms(&bounds::IDLE_UNLOAD_MS, raw.idle_unload_ms),
+        queue_texts_max: count(&bounds::QUEUE_TEXTS_MAX, raw.queue_texts_max),
+        queue_tokens_max: count(&bounds::QUEUE_TOKENS_MAX, raw.queue_tokens_max),
+        batch_tokens_max: count(&bounds::BATCH_TOKENS_MAX, raw.batch_tokens_max),
+        batch_texts_max: count(&bounds::BATCH_TEXTS_MAX, raw.batch_texts_max),
+        wait: raw.wait.unwrap_or(WaitKind::Adaptive),
+        spin: Duration::from_micros(bounds::SPIN_US.or_default(raw.spin_us)),
+        null_hidden: count(&bounds::NULL_HIDDEN, raw.null_hidden),
+    }
+}
+
+fn supervisor_from(raw: &RawSupervisor) -> Supervisor {
+    Supervisor {
+        backoff_min: ms(&bounds::BACKOFF_MIN_MS, raw.backoff_min_ms),
+        backoff_max: ms(&bounds::BACKOFF_MAX_MS, raw.backoff_max_ms),
+        stop_timeout: ms(&bounds::STOP_TIMEOUT_MS, raw.stop_timeout_ms),
+        hang_timeout: ms(&bounds::HANG_TIMEOUT_MS, raw.hang_timeout_ms),
+        ready_timeout: ms(&bounds::READY_TIMEOUT_MS, raw.ready_timeout_ms),
+    }
+}
+
+fn or(value: Option<String>, default: &str) -> String {
+    value.unwrap_or_else(|| default.to_owned())
+}
+
+fn count(bound: &Bound, value: Option<u64>) -> usize {
+    usize::try_from(bound.or_default(value)).unwrap_or(usize::MAX)
+}
+
+fn size(bound: &Bound, value: Option<Bytes>) -> usize {
+    count(bound, value.map(|bytes| bytes.0))
+}
+
+fn ms(bound: &Bound, value: Option<u64>) -> Duration {
+    Duration::from_millis(bound.or_default(value))
+}
+
+pub(crate) fn to_toml(config: &Config) -> String {
+    // A struct of strings, numbers and string-keyed maps always has a TOML form.
+    toml::to_string(&to_raw(config)).unwrap_or_default()
+}
+
+pub(crate) fn to_raw(config: &Config) -> Raw {
+    Raw {
+        instance: Some(config.instance.clone()),
+        runtime: RawRuntime {
+            dir: Some(config.runtime.dir.to_string_lossy().into_owned()),
+            prefix: Some(config.runtime.prefix.clone()),
+            owner: config.runtime.owner.clone(),
+            group: config.runtime.group.clone(),
+        },
+        limits: RawLimits {
+            clients_max: Some(wide(config.limits.clients_max)),
+            requests_in_flight_max: Some(wide(config.limits.requests_in_flight_max)),
+            request_slot_bytes: Some(Bytes(wide(config.limits.request_slot_bytes))),
+            response_slot_bytes: Some(Bytes(wide(config.limits.response_slot_bytes))),
+        },
+        model: RawModel {
+            name: Some(config.model.name.clone()),
+            max_tokens: config.model.max_tokens.map(wide),
+            pooling: config.model.pooling,
+            normalize: config.model.normalize,
+            default_prompt: config.model.default_prompt.clone(),
+        },
+        workers: config
+            .workers
+            .iter()
+            .map(|(name, w)| (name.clone(), worker_to(w)))
+            .collect(),
+        scheduler: RawScheduler {
+            tick_ms: Some(millis(config.scheduler.tick)),
+            batch_time_target_ms: Some(millis(config.scheduler.batch_time_target)),
+        },
+        supervisor: RawSupervisor {
+            backoff_min_ms: Some(millis(config.supervisor.backoff_min)),
+            backoff_max_ms: Some(millis(config.supervisor.backoff_max)),
+            stop_timeout_ms: Some(millis(config.supervisor.stop_timeout)),
+            hang_timeout_ms: Some(millis(config.supervisor.hang_timeout)),
+            ready_timeout_ms: Some(millis(config.supervisor.ready_timeout)),
+        },
+        log: RawLog {
+            level: Some(config.log.level.clone()),
+            format: Some(config.log.format),
+        },
+    }
+}
+
+fn worker_to(worker: &Worker) -> RawWorker {
+    RawWorker {
+        device: Some(worker.device.clone()),
+        backend: Some(worker.backend),
+        threads: Some(wide(worker.threads)),
+        memory_max_bytes: Some(Bytes(worker.memory_max_bytes)),
+        idle_unload_ms: Some(millis(worker.idle_unload)),
+        queue_texts_max: Some(wide(worker.queue_texts_max)),
+        queue_tokens_max: Some(wide(worker.queue_tokens_max)),
+        batch_tokens_max: Some(wide(worker.batch_tokens_max)),
+        batch_texts_max: Some(wide(worker.batch_texts_max)),
+        wait: Some(worker.wait),
+        spin_us: Some(u64::try_from(worker.spin.as_micros()).unwrap_or(u64::MAX)),
+        null_hidden: Some(wide(worker.null_hidden)),
+    }
+}
+
+fn wide(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+fn millis(value: Duration) -> u64 {
+    u64::try_from(value.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,405 @@
+//! `model.safetensors` to f32 tensors, read once from front to back.
+//!
+//! The file is read, not mapped: a mapped file that somebody truncates kills the process, and
+//! one that somebody rewrites changes the model under way. Each tensor goes straight from the
+//! read buffer into its f32 place, so loading takes little more memory than the weights.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use sha2::{Digest, Sha256};
+
+use crate::ModelDir;
+use crate::dir::BertConfig;
+
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelLoadError {
+    /// The weights cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The weights are not a safetensors file. Pull the model again.
+    #[error("{} is not a sound safetensors file: {reason}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file is no longer the one that [`ModelDir::open`] saw.
+    #[error("{} was changed while the model was being loaded", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A tensor that a BERT needs is not there.
+    #[error("{} lacks tensor {name}", path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor does not have the shape that `config.json` calls for.
+    #[error("tensor {name} has shape {got:?}, config.json calls for {want:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape expected.
+        want: Vec<usize>,
+    },
+    /// A tensor is of a kind of number that is not converted.
+    #[error("tensor {name} is {dtype}, supported are F32, F16 and BF16")]
+    Dtype {
+        /// The tensor.
+        name: String,
+        /// Its kind.
+        dtype: String,
+    },
+    /// A thread count outside 1..=1024 was asked for, or the threads could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// Why not.
+        reason: String,
+    },
+    /// The tensor library failed.
+    #[error("cannot build the tensors")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// All weights of a BERT without its pooler.
+pub(super) struct Weights {
+    pub(super) embeddings: Embeddings,
+    pub(super) layers: Vec<Layer>,
+    /// Bytes of all of them.
+    pub(super) bytes: u64,
+}
+
+/// Tables that are looked up row by row, so plain numbers serve best.
+pub(super) struct Embeddings {
+    /// `[vocabulary, hidden]`.
+    pub(super) words: Vec<f32>,
+    /// `[positions, hidden]`, the row of token type 0 added in: there is no other type here.
+    pub(super) positions: Vec<f32>,
+    pub(super) norm: Norm,
+}
+
+/// A layer normalisation.
+pub(super) struct Norm {
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+}
+
+/// A linear layer. Its weight is seen as `[in, out]`, but lies in memory the way the file has it,
+/// so that the numbers one output needs are neighbours: in the other order every step of the
+/// product would reach into another page.
+pub(super) struct Linear {
+    pub(super) weight: Tensor,
+    pub(super) bias: Vec<f32>,
+}
+
+/// One encoder layer.
+pub(super) struct Layer {
+    /// Query, key and value side by side: `[hidden, 3 * hidden]`.
+    pub(super) qkv: Linear,
+    pub(super) attention: Linear,
+    pub(super) attention_norm: Norm,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    pub(super) down_norm: Norm,
+}
+
+impl Weights {
+    pub(super) fn load(dir: &ModelDir) -> Result<Self, ModelLoadError> {
+        let mut file = Tensors::read(dir.weights(), &dir.info().digest)?;
+        let config = dir.bert();
+        let embeddings = Embeddings::take(&mut file, config)?;
+        let layers = (0..config.layers)
+            .map(|index| Layer::take(&mut file, config, index))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            embeddings,
+            layers,
+            bytes: file.bytes_taken,
+        })
+    }
+}
+
+impl Embeddings {
+    fn take(file: &mut Tensors, config: &BertConfig) -> Result<Self, ModelLoadError> {
+        let hidden = config.hidden;
+        let words = file.take(
+            "embeddings.word_embeddings.weight",
+            &[config.vocabulary, hidden],
+        )?;
+        let mut positions = file.take(
+            "embeddings.position_embeddings.weight",
+            &[config.positions, hidden],
+        )?;
+        let types = file.take(
+            "embeddings.token_type_embeddings.weight",
+            &[config.token_types, hidden],
+        )?;
+        for row in positions.chunks_exact_mut(hidden) {
+            for (x, t) in row.iter_mut().zip(&types) {
+                *x += t;
+            }
+        }
+        let norm = Norm::take(file, "embeddings.LayerNorm", hidden)?;
+        Ok(Self {
+            words,
+            positions,
+            norm,
+        })
+    }
+}
+
+impl Norm {
+    fn take(file: &mut Tensors, name: &str, size: usize) -> Result<Self, ModelLoadError> {
+        // Files converted from TensorFlow use the older pair of names.
+        let (weight, bias) = if file.has(&format!("{name}.gamma")) {
+            ("gamma", "beta")
+        } else {
+            ("weight", "bias")
+        };
+        let weight = file.take(&format!("{name}.{weight}"), &[size])?;
+        let bias = file.take(&format!("{name}.{bias}"), &[size])?;
+        Ok(Self { weight, bias })
+    }
+}
+
+impl Linear {
+    /// Joins linear layers of one input side by side.
+    fn take(
+        file: &mut Tensors,
+        names: &[String],
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self, ModelLoadError> {
+        let width = names.len() * outputs;
+        let mut joined = Vec::with_capacity(inputs * width);
+        let mut bias = Vec::with_capacity(width);
+        for name in names {
+            joined.extend(file.take(&format!("{name}.weight"), &[outputs, inputs])?);
+            bias.extend(file.take(&format!("{name}.bias"), &[outputs])?);
+        }
+        let weight = Tensor::from_vec(joined, (width, inputs), &Device::Cpu)?.t()?;
+        Ok(Self { weight, bias })
+    }
+}
+
+impl Layer {
+    fn take(file: &mut Tensors, config: &BertConfig, index: usize) -> Result<Self, ModelLoadError> {
+        let (hidden, inner) = (config.hidden, config.intermediate);
+        let name = |part: &str| format!("encoder.layer.{index}.{part}");
+        let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
+        Ok(Self {
+            qkv: Linear::take(file, &qkv, hidden, hidden)?,
+            attention: Linear::take(file, &[name("attention.output.dense")], hidden, hidden)?,
+            attention_norm: Norm::take(file, &name("attention.output.LayerNorm"), hidden)?,
+            up: Linear::take(file, &[name("intermediate.dense")], hidden, inner)?,
+            down: Linear::take(file, &[name("output.dense")], inner, hidden)?,
+            down_norm: Norm::take(file, &name("output.LayerNorm"), hidden)?,
+        })
+    }
+}
+
+/// The tensors of a file that belong to an encoder, as f32.
+struct Tensors {
+    path: PathBuf,
+    found: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    bytes_taken: u64,
+}
+
+/// A header larger than this is no BERT's.
+const HEADER_SIZE_MAX: u64 = 8 << 20;
+
+impl Tensors {
+    fn read(path: &Path, digest: &[u8; 32]) -> Result<Self, ModelLoadError> {
+        let error = |source| ModelLoadError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let corrupt = |reason| ModelLoadError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        };
+        let file = File::open(path).map_err(error)?;
+        let size = file.metadata().map_err(error)?.len();
+        let mut file = Hashed {
+            file,
+            hash: Sha256::new(),
+        };
+
+        let mut length = [0; 8];
+        file.fill(&mut length).map_err(|e| corrupt(e.to_string()))?;
+        let length = u64::from_le_bytes(length);
+        if length > HEADER_SIZE_MAX || length.saturating_add(8) > size {
+            return Err(corrupt(format!(
+                "a header of {length} bytes in a file of {size}"
+            )));
+        }
+        let mut header = vec![0; usize::try_from(length).unwrap_or(0)];
+        file.fill(&mut header).map_err(error)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|e| corrupt(e.to_string()))?;
+        let want = u64::try_from(metadata.data_len())
+            .unwrap_or(u64::MAX)
+            .saturating_add(8 + length);
+        if want != size {
+            return Err(corrupt(format!(
+                "{size} bytes, the header calls for {want}"
+            )));
+        }
+        let mut found = BTreeMap::new();
+        for name in metadata.offset_keys() {
+            let Some(info) = metadata.info(&name) else {
+                continue;
+            };
+            match encoder_name(&name) {
+                Some(known) => {
+                    let numbers = file.numbers(&name, info, path)?;
+                    found.insert(known.to_owned(), (info.shape.clone(), numbers));
+                }
+                None => file
+                    .skip(info.data_offsets.1 - info.data_offsets.0)
+                    .map_err(error)?,
+            }
+        }
+        if <[u8; 32]>::from(file.hash.finalize()) != *digest {
+            return Err(ModelLoadError::Changed {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            found,
+            bytes_taken: 0,
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.found.contains_key(name)
+    }
+
+    fn take(&mut self, name: &str, want: &[usize]) -> Result<Vec<f32>, ModelLoadError> {
+        let name = name.to_owned();
+        let Some((got, numbers)) = self.found.remove(&name) else {
+            return Err(ModelLoadError::MissingTensor {
+                path: self.path.clone(),
+                name,
+            });
+        };
+        if got != want {
+            return Err(ModelLoadError::Shape {
+                name,
+                got,
+                want: want.to_vec(),
+            });
+        }
+        self.bytes_taken += u64::try_from(size_of_val(numbers.as_slice())).unwrap_or(u64::MAX);
+        Ok(numbers)
+    }
+}
+
+/// The name without the prefix that some files have, if the tensor is one that the encoder uses.
+fn encoder_name(name: &str) -> Option<&str> {
+    let name = name.strip_prefix("bert.").unwrap_or(name);
+    let used = name.starts_with("encoder.layer.")
+        || (name.starts_with("embeddings.") && name != "embeddings.position_ids");
+    used.then_some(name)
+}
+
+/// A file that is hashed as it is read.
+struct Hashed {
+    file: File,
+    hash: Sha256,
+}
+
+impl Hashed {
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact(buffer)?;
+        self.hash.update(&*buffer);
+        Ok(())
+    }
+
+    fn skip(&mut self, bytes: usize) -> io::Result<()> {
+        self.blocks(bytes, |_| ())
+    }
+
+    /// Reads `bytes` in blocks of a size that divides by that of every number.
+    fn blocks(&mut self, mut bytes: usize, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; bytes.min(1 << 16)];
+        while bytes > 0 {
+            let block = bytes.min(buffer.len());
+            self.fill(&mut buffer[..block])?;
+            each(&buffer[..block]);
+            bytes -= block;
+        }
+        Ok(())
+    }
+
+    fn numbers(
+        &mut self,
+        name: &str,
+        info: &TensorInfo,
+        path: &Path,
+    ) -> Result<Vec<f32>, ModelLoadError> {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "a new kind is refused like the others"
+        )]
+        let convert: fn(&[u8], &mut Vec<f32>) = match info.dtype {
+            Dtype::F32 => |block, out| {
+                let (numbers, _) = block.as_chunks();
+                out.extend(numbers.iter().map(|&x| f32::from_le_bytes(x)));
+            },
+            Dtype::F16 => |block, out| {
+                let (numbers, _) = block.as_chunks();
+                out.extend(
+                    numbers
+                        .iter()
+                        .map(|&x| half::f16::from_le_bytes(x).to_f32()),
+                );
+            },
+            Dtype::BF16 => |block, out| {
+                let (numbers, _) = block.as_chunks();
+                out.extend(
+                    numbers
+                        .iter()
+                        .map(|&x| half::bf16::from_le_bytes(x).to_f32()),
+                );
+            },
+            other => {
+                let dtype = format!("{other:?}");
+                return Err(ModelLoadError::Dtype {
+                    name: name.to_owned(),
+                    dtype,
+                });
+            }
+        };
+        let mut numbers = Vec::with_capacity(info.shape.iter().product());
+        self.blocks(info.data_offsets.1 - info.data_offsets.0, |b| {
+            convert(b, &mut numbers)
+        })
+        .map_err(|source| ModelLoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(numbers)
+    }
+}

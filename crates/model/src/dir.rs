@@ -1,0 +1,455 @@
+//! A model directory in sentence-transformers layout, read and checked.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::raw::{
+    RawConfig, RawModule, RawPooling, RawPrompts, RawSentenceBert, RawTokenizerConfig,
+};
+
+/// The checked description of a model directory. Nothing heavy is loaded yet.
+#[derive(Clone, Debug)]
+pub struct ModelDir {
+    info: ModelInfo,
+    bert: BertConfig,
+    weights: PathBuf,
+    tokenizer: PathBuf,
+    lowercase: bool,
+}
+
+/// What there is to know about a model before it is loaded.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Name of the directory.
+    pub name: String,
+    /// SHA-256 of `model.safetensors`.
+    pub digest: [u8; 32],
+    /// Length of a row.
+    pub hidden: usize,
+    /// Longest sequence, special tokens included.
+    pub max_tokens: usize,
+    /// How the rows of the tokens become one.
+    pub pooling: Pooling,
+    /// Whether a `Normalize` module is listed.
+    pub normalize: bool,
+    /// Prompts by name.
+    pub prompts: BTreeMap<String, String>,
+    /// Name of the prompt used when none is asked for.
+    pub default_prompt: Option<String>,
+}
+
+/// How the rows of the tokens become one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The mean over all tokens, special ones included.
+    Mean,
+    /// The row of the first token.
+    Cls,
+}
+
+/// The non-linearity of the feed-forward layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    GeluErf,
+    GeluTanh,
+    Relu,
+}
+
+/// The sizes of a BERT, checked for sense.
+#[derive(Clone, Debug)]
+pub(crate) struct BertConfig {
+    pub(crate) hidden: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) vocabulary: usize,
+    pub(crate) positions: usize,
+    pub(crate) token_types: usize,
+    pub(crate) norm_eps: f32,
+    pub(crate) activation: Activation,
+}
+
+/// Why a directory is not a model this crate can run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelOpenError {
+    /// The path has no directory name, or there is no directory.
+    #[error("{} is not a model directory", path.display())]
+    NotADirectory {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A file that every model needs is missing or unreadable.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not the JSON expected of it.
+    #[error("cannot parse {}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A key has a value that this crate does not implement. Use another model.
+    #[error("{key} = {value} in {file} is not supported (supported: {supported})")]
+    Unsupported {
+        /// The file.
+        file: &'static str,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// The values that would do.
+        supported: &'static str,
+    },
+    /// Sizes contradict each other.
+    #[error("{file} makes no sense: {reason}")]
+    Inconsistent {
+        /// The file.
+        file: &'static str,
+        /// Which sizes.
+        reason: String,
+    },
+}
+
+const MODULES: &str = "modules.json";
+const CONFIG: &str = "config.json";
+const POOLING: &str = "1_Pooling/config.json";
+const PROMPTS: &str = "config_sentence_transformers.json";
+
+impl ModelDir {
+    /// Reads and checks the directory at `path`, and computes the digest of its weights (which
+    /// reads them once).
+    ///
+    /// # Errors
+    /// [`ModelOpenError`] when a file is missing, broken or asks for something not implemented.
+    pub fn open(path: &Path) -> Result<Self, ModelOpenError> {
+        let not_a_directory = || ModelOpenError::NotADirectory {
+            path: path.to_owned(),
+        };
+        // Made canonical, so that `.` and a link have the name of what they stand for only when
+        // the path itself gives none.
+        let name = path
+            .file_name()
+            .map(ToOwned::to_owned)
+            .or_else(|| path.canonicalize().ok()?.file_name().map(ToOwned::to_owned))
+            .ok_or_else(not_a_directory)?;
+        if !path.is_dir() {
+            return Err(not_a_directory());
+        }
+        let modules = Modules::read(path)?;
+        let root = path.join(&modules.transformer);
+        let bert = BertConfig::check(&read_json(&root.join(CONFIG))?)?;
+        let sentence: RawSentenceBert =
+            read_json_if_there(&root.join("sentence_bert_config.json"))?;
+        let limits: RawTokenizerConfig = read_json_if_there(&root.join("tokenizer_config.json"))?;
+        let max_tokens = max_tokens(&bert, &sentence, &limits)?;
+        let (prompts, default_prompt) = read_prompts(path)?;
+        let weights = root.join("model.safetensors");
+        let info = ModelInfo {
+            name: name.to_string_lossy().into_owned(),
+            digest: digest(&weights)?,
+            hidden: bert.hidden,
+            max_tokens,
+            pooling: modules.pooling,
+            normalize: modules.normalize,
+            prompts,
+            default_prompt,
+        };
+        let tokenizer = root.join("tokenizer.json");
+        let lowercase = sentence.do_lower_case.unwrap_or(false);
+        Ok(Self {
+            info,
+            bert,
+            weights,
+            tokenizer,
+            lowercase,
+        })
+    }
+
+    /// What the directory holds.
+    #[must_use]
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    pub(crate) fn bert(&self) -> &BertConfig {
+        &self.bert
+    }
+
+    pub(crate) fn weights(&self) -> &Path {
+        &self.weights
+    }
+
+    pub(crate) fn tokenizer(&self) -> &Path {
+        &self.tokenizer
+    }
+
+    /// Whether texts are to be put into lower case before the tokeniser sees them.
+    pub(crate) fn lowercase(&self) -> bool {
+        self.lowercase
+    }
+}
+
+/// What `modules.json` says.
+struct Modules {
+    transformer: PathBuf,
+    pooling: Pooling,
+    normalize: bool,
+}
+
+impl Modules {
+    fn read(root: &Path) -> Result<Self, ModelOpenError> {
+        let path = root.join(MODULES);
+        if !path.exists() {
+            // What sentence-transformers does with a plain transformer: mean, not normalised.
+            let transformer = PathBuf::new();
+            return Ok(Self {
+                transformer,
+                pooling: Pooling::Mean,
+                normalize: false,
+            });
+        }
+        let listed: Vec<RawModule> = read_json(&path)?;
+        let (mut transformer, mut pooling, mut normalize) = (None, None, false);
+        for module in &listed {
+            let inner = inside(&module.path)?;
+            match module.kind.rsplit('.').next().unwrap_or_default() {
+                "Transformer" if transformer.is_none() => transformer = Some(inner),
+                "Pooling" if transformer.is_some() && pooling.is_none() => {
+                    pooling = Some(read_pooling(&root.join(inner).join(CONFIG))?);
+                }
+                "Normalize" if pooling.is_some() => normalize = true,
+                _ => {
+                    return Err(ModelOpenError::Unsupported {
+                        file: MODULES,
+                        key: "type",
+                        value: module.kind.clone(),
+                        supported: "Transformer, Pooling, Normalize, in this order",
+                    });
+                }
+            }
+        }
+        let missing = |what: &str| ModelOpenError::Inconsistent {
+            file: MODULES,
+            reason: format!("no {what} module is listed"),
+        };
+        Ok(Self {
+            transformer: transformer.ok_or_else(|| missing("Transformer"))?,
+            pooling: pooling.ok_or_else(|| missing("Pooling"))?,
+            normalize,
+        })
+    }
+}
+
+/// A module's path, if it stays inside the directory.
+fn inside(path: &str) -> Result<PathBuf, ModelOpenError> {
+    let path = Path::new(path);
+    if path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
+        return Ok(path.to_owned());
+    }
+    Err(ModelOpenError::Unsupported {
+        file: MODULES,
+        key: "path",
+        value: path.display().to_string(),
+        supported: "a path inside the model directory",
+    })
+}
+
+fn read_pooling(path: &Path) -> Result<Pooling, ModelOpenError> {
+    let raw: RawPooling = read_json(path)?;
+    let unsupported = |key, value| ModelOpenError::Unsupported {
+        file: POOLING,
+        key,
+        value,
+        supported: "exactly one of mean and cls, with include_prompt = true",
+    };
+    if !raw.include_prompt {
+        return Err(unsupported("include_prompt", "false".to_owned()));
+    }
+    let flags = raw
+        .others
+        .iter()
+        .filter(|(_, on)| **on == serde_json::Value::Bool(true));
+    let mut modes: Vec<&str> = flags
+        .filter_map(|(key, _)| key.strip_prefix("pooling_mode_"))
+        .collect();
+    modes.extend(raw.pooling_mode.as_deref());
+    match modes.as_slice() {
+        ["mean_tokens" | "mean"] => Ok(Pooling::Mean),
+        ["cls_token" | "cls"] => Ok(Pooling::Cls),
+        _ => Err(unsupported(
+            "pooling_mode",
+            format!("[{}]", modes.join(", ")),
+        )),
+    }
+}
+
+fn read_prompts(root: &Path) -> Result<(BTreeMap<String, String>, Option<String>), ModelOpenError> {
+    let raw: RawPrompts = read_json_if_there(&root.join(PROMPTS))?;
+    let prompts = raw.prompts.unwrap_or_default();
+    match raw.default_prompt_name {
+        Some(name) if !prompts.contains_key(&name) => Err(ModelOpenError::Inconsistent {
+            file: PROMPTS,
+            reason: format!("default_prompt_name {name:?} is not among the prompts"),
+        }),
+        name => Ok((prompts, name)),
+    }
+}
+
+fn max_tokens(
+    bert: &BertConfig,
+    sentence: &RawSentenceBert,
+    limits: &RawTokenizerConfig,
+) -> Result<usize, ModelOpenError> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the cast saturates, and the minimum is taken below"
+    )]
+    let of_tokenizer = limits.model_max_length.map(|limit| limit as usize);
+    let limit = sentence
+        .max_seq_length
+        .or(of_tokenizer)
+        .unwrap_or(usize::MAX)
+        .min(bert.positions);
+    // Two special tokens and one of the text.
+    if limit < 3 {
+        return Err(ModelOpenError::Inconsistent {
+            file: "sentence_bert_config.json",
+            reason: format!("the longest sequence is {limit} tokens"),
+        });
+    }
+    Ok(limit)
+}
+
+/// Sizes above this are not a model but a mistake or an attack: products of sizes must not
+/// overflow.
+const SIZE_MAX: usize = 1 << 24;
+
+impl BertConfig {
+    fn check(raw: &RawConfig) -> Result<Self, ModelOpenError> {
+        let unsupported = |key, value: &str, supported| ModelOpenError::Unsupported {
+            file: CONFIG,
+            key,
+            value: value.to_owned(),
+            supported,
+        };
+        if raw.model_type != "bert" {
+            return Err(unsupported("model_type", &raw.model_type, "bert"));
+        }
+        if raw.is_decoder {
+            return Err(unsupported("is_decoder", "true", "false"));
+        }
+        if let Some(kind) = raw.position_embedding_type.as_deref()
+            && kind != "absolute"
+        {
+            return Err(unsupported("position_embedding_type", kind, "absolute"));
+        }
+        let activation = match raw.hidden_act.as_str() {
+            "gelu" => Activation::GeluErf,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "relu" => Activation::Relu,
+            other => {
+                let supported = "gelu, gelu_new, gelu_pytorch_tanh, relu";
+                return Err(unsupported("hidden_act", other, supported));
+            }
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "the forward pass is f32")]
+        let norm_eps = raw.layer_norm_eps as f32;
+        let config = Self {
+            hidden: raw.hidden_size,
+            layers: raw.num_hidden_layers,
+            heads: raw.num_attention_heads,
+            intermediate: raw.intermediate_size,
+            vocabulary: raw.vocab_size,
+            positions: raw.max_position_embeddings,
+            token_types: raw.type_vocab_size,
+            norm_eps,
+            activation,
+        };
+        config.check_sizes()?;
+        Ok(config)
+    }
+
+    fn check_sizes(&self) -> Result<(), ModelOpenError> {
+        let inconsistent = |reason| {
+            Err(ModelOpenError::Inconsistent {
+                file: CONFIG,
+                reason,
+            })
+        };
+        let sizes = [
+            ("hidden_size", self.hidden),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", self.heads),
+            ("intermediate_size", self.intermediate),
+            ("vocab_size", self.vocabulary),
+            ("max_position_embeddings", self.positions),
+            ("type_vocab_size", self.token_types),
+        ];
+        for (key, size) in sizes {
+            if size == 0 || size > SIZE_MAX {
+                return inconsistent(format!("{key} is {size}"));
+            }
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            let (hidden, heads) = (self.hidden, self.heads);
+            return inconsistent(format!(
+                "hidden_size {hidden} is not a multiple of {heads} heads"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn digest(path: &Path) -> Result<[u8; 32], ModelOpenError> {
+    let error = |source| ModelOpenError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = File::open(path).map_err(error)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hash.finalize().into()),
+            Ok(read) => hash.update(&buffer[..read]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(error(e)),
+        }
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelOpenError> {
+    let bytes = std::fs::read(path).map_err(|source| ModelOpenError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|source| ModelOpenError::Parse {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_json_if_there<T: DeserializeOwned + Default>(path: &Path) -> Result<T, ModelOpenError> {
+    if path.exists() {
+        read_json(path)
+    } else {
+        Ok(T::default())
+    }
+}

@@ -1,0 +1,68 @@
+//! A backend without a model, for measuring and testing everything around the model.
+
+use crate::{Backend, BackendError, BackendInfo, PackedBatch, Precision};
+
+/// Gives each sequence a row that is a cheap pure function of its token ids.
+///
+/// Two texts get different rows (as good as a 64-bit hash makes them), so a test can check that a
+/// vector belongs to its text by computing it again with [`NullBackend::row`].
+#[derive(Clone, Debug)]
+pub struct NullBackend {
+    info: BackendInfo,
+}
+
+impl NullBackend {
+    /// Rows of `hidden` numbers for sequences of at most `max_tokens`.
+    #[must_use]
+    pub fn new(hidden: usize, max_tokens: usize) -> Self {
+        let device = "cpu".to_owned();
+        let precision = Precision::F32;
+        let info = BackendInfo {
+            device,
+            precision,
+            hidden,
+            max_tokens,
+            weights_bytes: 0,
+        };
+        Self { info }
+    }
+
+    /// Writes the pooled row of one sequence: numbers in `[-1, 1)`, never all zero.
+    pub fn row(ids: &[u32], row: &mut [f32]) {
+        let mut state = ids.iter().fold(0x9e37_79b9_7f4a_7c15, |state, &id| {
+            mix(state ^ u64::from(id).wrapping_add(1))
+        });
+        for x in row {
+            state = mix(state);
+            // 23 bits fill the fraction exactly; the half keeps zero out.
+            #[expect(clippy::cast_precision_loss, reason = "the upper 23 bits fit an f32")]
+            let fraction = ((state >> 41) as f32 + 0.5) / 4_194_304.0;
+            *x = fraction - 1.0;
+        }
+    }
+}
+
+/// A bijection on 64 bits whose every output bit depends on every input bit.
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^ (x >> 32)
+}
+
+impl Backend for NullBackend {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn run(&mut self, batch: &PackedBatch<'_>, pooled: &mut [f32]) -> Result<(), BackendError> {
+        batch.check(&self.info, pooled)?;
+        for (ids, row) in batch
+            .sequences()
+            .zip(pooled.chunks_exact_mut(self.info.hidden))
+        {
+            Self::row(ids, row);
+        }
+        Ok(())
+    }
+}

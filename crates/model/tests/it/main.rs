@@ -1,0 +1,10 @@
+//! Tests of the model crate as others use it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod conformance;
+mod facts;
+mod models;
+mod naive;
+mod refused;
+mod scratch;
+mod tokens;

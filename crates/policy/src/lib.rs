@@ -1,0 +1,31 @@
+//! Decisions as pure functions: where a request goes, whether it is taken, what runs together, and
+//! what the scheduler advises.
+//!
+//! The decision that shaped this crate: time, load and plan come in as arguments, so that client,
+//! worker, scheduler and a simulator run the same code and every decision can be tested as a table.
+//!
+//! ```
+//! use embedring_policy::{Candidate, Cost, route};
+//! use embedring_protocol::{Load, WorkerIndex};
+//!
+//! let worker = |index, tokens| Candidate {
+//!     index: WorkerIndex::new(index).unwrap(),
+//!     cost: Cost::DEFAULT,
+//!     load: Load { tokens, ..Load::default() },
+//! };
+//! let chosen = route(&[worker(0, 5_000), worker(1, 100)], 20).unwrap();
+//! assert_eq!(chosen.get(), 1);
+//! ```
+#![forbid(unsafe_code)]
+
+mod admit;
+mod cost;
+mod pick;
+mod plan;
+mod route;
+
+pub use admit::{Admission, Bounds, Refusal, admit};
+pub use cost::Cost;
+pub use pick::{Waiting, pick_batch};
+pub use plan::{Planner, PlanningInput};
+pub use route::{Candidate, route};

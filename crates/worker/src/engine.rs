@@ -1,0 +1,449 @@
+//! The main loop: waits at the ring while the device is idle, forms a batch when it is ready, runs it,
+//! and leaves the ring to the intake thread meanwhile.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use embedring_ipc::clock::{now_ns, to_ns};
+use embedring_ipc::{
+    BellsMap, BoardMap, Instance, WaitStrategy, Waiter, WorkerPlace, WorkerRing, ring_bell,
+};
+use embedring_model::{Backend, PackedBatch};
+use embedring_policy::Cost;
+use embedring_protocol::sync::Ordering;
+use embedring_protocol::{
+    BoardHeader, Counter, Name, Report, Stage, Status, WorkerIdentity, WorkerState,
+};
+
+use crate::intake::{Gate, Intake};
+use crate::memory::MemoryGuard;
+use crate::model::Served;
+use crate::queue::Batch;
+use crate::{WorkerError, WorkerOptions};
+
+/// Longest sleep at the ring: how soon a stop or an idle time-out is noticed.
+const SLICE: Duration = Duration::from_millis(20);
+/// A batch predicted to run shorter than this is not worth waking the intake thread for.
+const HAND_OVER_FROM_NS: u64 = 1_000_000;
+/// How long a worker that ends goes on answering what it has.
+const DRAIN_MAX_NS: u64 = 2_000_000_000;
+/// What an instance needs on its tmpfs before a worker starts: board, bells, first slots.
+const FREE_BYTES_MIN: u64 = 16 << 20;
+
+/// Why a worker ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// It reached its memory bound and wants to be started again.
+    MemoryBound,
+}
+
+/// What the engine and the intake thread share.
+struct Shared {
+    intake: Mutex<Intake>,
+    /// True while a batch runs and the ring is the intake thread's.
+    running: Mutex<bool>,
+    changed: Condvar,
+    ended: AtomicBool,
+    place: Arc<WorkerPlace>,
+    wait: WaitStrategy,
+}
+
+impl Shared {
+    /// A thread that panicked with the lock ends the process; the other one must not hang meanwhile.
+    fn intake(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_running(&self, running: bool) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
+        self.changed.notify_one();
+    }
+
+    fn heartbeat(&self) {
+        self.place
+            .slot()
+            .heartbeat_ns
+            .store(now_ns(), Ordering::Relaxed);
+    }
+}
+
+struct Engine<'a> {
+    options: &'a WorkerOptions,
+    stop: &'a AtomicBool,
+    shared: &'a Shared,
+    served: Arc<Served>,
+    backend: Option<Box<dyn Backend>>,
+    memory: MemoryGuard,
+    batch: Batch,
+    pooled: Vec<f32>,
+    batches: u64,
+}
+
+/// Serves until `stop` is set. `on_ready` is called once, when requests are taken.
+///
+/// # Errors
+/// When the instance, the ring or the model can not be had.
+pub fn run(
+    options: &WorkerOptions,
+    stop: &AtomicBool,
+    on_ready: &mut dyn FnMut(&WorkerIdentity),
+) -> Result<Ended, WorkerError> {
+    let instance = Instance::create(&options.instance)?;
+    instance.require_free(FREE_BYTES_MIN)?;
+    let _role = instance.lock_role(&format!("worker-{}", options.name))?;
+    let board = Arc::new(BoardMap::create(&instance, board_header(options))?);
+    let bells = Arc::new(BellsMap::create(&instance)?);
+    let mut place = WorkerPlace::claim(&board, &bells, &options.name)?;
+    let served = Arc::new(Served::open(&options.model, options.threads)?);
+    let backend = served.load()?;
+    let mut memory = MemoryGuard::new(options.memory_max_bytes);
+    if memory.is_over(place.slot(), now_ns()) {
+        let rss_bytes = memory.rss_bytes();
+        return Err(WorkerError::MemoryBound {
+            name: options.name.clone(),
+            max_bytes: options.memory_max_bytes,
+            rss_bytes,
+            need_bytes: rss_bytes + (64 << 20),
+        });
+    }
+    let identity = describe(&mut place, &served);
+    let ring =
+        WorkerRing::create(&instance, place.incarnation(), options.limits).map_err(|source| {
+            WorkerError::Ring {
+                name: options.name.clone(),
+                source,
+            }
+        })?;
+    place.slot().count(Counter::Loads, 1);
+    let place = Arc::new(place);
+    let slots = (
+        options.limits.request_slot_bytes,
+        options.limits.response_slot_bytes,
+    );
+    let intake = Intake::new(
+        ring,
+        Arc::clone(&served),
+        instance,
+        board,
+        bells,
+        Arc::clone(&place),
+        options.queue,
+        slots,
+    );
+    let shared = Shared {
+        intake: Mutex::new(intake),
+        running: Mutex::new(false),
+        changed: Condvar::new(),
+        ended: AtomicBool::new(false),
+        place,
+        wait: options.wait,
+    };
+    shared.place.set_state(WorkerState::Serving);
+    on_ready(&identity);
+    let mut engine = Engine {
+        options,
+        stop,
+        shared: &shared,
+        served,
+        backend: Some(backend),
+        memory,
+        batch: Batch::default(),
+        pooled: Vec::new(),
+        batches: 0,
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("intake".to_owned())
+            .spawn_scoped(scope, || serve_ring_while_running(&shared))
+            .map_err(WorkerError::Thread)?;
+        let ended = engine.serve();
+        shared.ended.store(true, Relaxed);
+        shared.set_running(false);
+        ended
+    })
+}
+
+fn board_header(options: &WorkerOptions) -> BoardHeader {
+    BoardHeader {
+        version: 0,
+        clients_max: options.limits.clients_max as u64,
+        requests_in_flight_max: options.limits.requests_in_flight_max as u64,
+        request_slot_bytes: options.limits.request_slot_bytes as u64,
+        response_slot_bytes: options.limits.response_slot_bytes as u64,
+    }
+}
+
+fn describe(place: &mut WorkerPlace, served: &Served) -> WorkerIdentity {
+    let mut described = None;
+    place.describe(|identity| {
+        identity.device = Name::lossy("cpu");
+        identity.model = Name::lossy(&served.name);
+        identity.model_id = served.id;
+        identity.dimensions = served.dimensions() as u64;
+        identity.max_tokens = served.max_tokens as u64;
+        identity.precision = served.precision as u64;
+        described = Some(*identity);
+    });
+    described.unwrap_or_else(|| unreachable!("describe calls its argument"))
+}
+
+/// The intake thread: sleeps while the engine has the ring, serves it while a batch runs.
+fn serve_ring_while_running(shared: &Shared) {
+    while !shared.ended.load(Relaxed) {
+        let mut running = shared
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while !*running && !shared.ended.load(Relaxed) {
+            running = shared
+                .changed
+                .wait(running)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(running);
+        let bell = shared.place.bell();
+        let mut waiter = Waiter::new(WaitStrategy::Block, Duration::from_millis(5));
+        waiter.before_look(bell);
+        // One at a time, so that the engine, back from its batch, waits for one request at most.
+        let taken = shared.intake().poll(u64::MAX, 1);
+        shared.heartbeat();
+        if taken == 0
+            && *shared
+                .running
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        {
+            waiter.pause(bell, u64::MAX);
+        }
+    }
+}
+
+impl Engine<'_> {
+    fn serve(&mut self) -> Result<Ended, WorkerError> {
+        loop {
+            self.shared.heartbeat();
+            let over = self.memory.is_over(self.shared.place.slot(), now_ns());
+            if over || self.stop.load(Relaxed) {
+                self.drain(if over { Gate::MemoryFull } else { Gate::Ending });
+                return Ok(if over {
+                    Ended::MemoryBound
+                } else {
+                    Ended::Stopped
+                });
+            }
+            self.unload_when_idle();
+            if self.wait_for_batch() {
+                self.run_batch()?;
+            }
+        }
+    }
+
+    /// Waits at the ring for at most a slice; true when a batch was formed.
+    fn wait_for_batch(&mut self) -> bool {
+        let bell = self.shared.place.bell();
+        let mut waiter = Waiter::new(self.shared.wait, SLICE);
+        let until_ns = now_ns() + to_ns(SLICE);
+        let mut intake = self.shared.intake();
+        loop {
+            waiter.before_look(bell);
+            intake.poll(self.options.batch_tokens_max, usize::MAX);
+            if intake.queue.has_waiting() {
+                let now = now_ns();
+                intake.drop_lost(now);
+                let tokens_max = Self::tokens_max(&intake, self.options.batch_tokens_max, now);
+                let texts_max = self.options.batch_texts_max;
+                intake
+                    .queue
+                    .take_batch(now, tokens_max, texts_max, &mut self.batch);
+                if !self.batch.items.is_empty() {
+                    return true;
+                }
+            }
+            if now_ns() >= until_ns || self.stop.load(Relaxed) {
+                return false;
+            }
+            waiter.pause(bell, until_ns);
+        }
+    }
+
+    /// Tokens of the next batch: as configured, or fewer where the plan says that more would take
+    /// longer than a newcomer should wait.
+    fn tokens_max(intake: &Intake, configured: u64, now_ns: u64) -> u64 {
+        let advised = intake.plan(now_ns).map_or(0, |plan| {
+            plan.workers[intake.index().get()].batch_tokens_max
+        });
+        if advised == 0 {
+            configured
+        } else {
+            advised.min(configured)
+        }
+    }
+
+    fn run_batch(&mut self) -> Result<(), WorkerError> {
+        if self.backend.is_none() {
+            self.backend = Some(self.served.load()?);
+            self.shared.place.slot().count(Counter::Loads, 1);
+            self.shared.place.set_state(WorkerState::Serving);
+        }
+        let texts = self.batch.items.len();
+        let tokens = self.batch.ids.len() as u64;
+        self.pooled.resize(texts * self.served.dimensions(), 0.0);
+        let slot = self.shared.place.slot();
+        let hand_over = self.predicted_ns(tokens) >= HAND_OVER_FROM_NS;
+        let begun_ns = now_ns();
+        slot.busy_since_ns.store(begun_ns, Ordering::Relaxed);
+        if hand_over {
+            self.shared.set_running(true);
+        }
+        let ran = self.run_model();
+        if hand_over {
+            self.shared.set_running(false);
+            // The intake thread may sleep on the ring's bell; it gives the ring back when it wakes.
+            ring_bell(self.shared.place.bell());
+        }
+        let finished_ns = now_ns();
+        slot.busy_since_ns.store(0, Ordering::Relaxed);
+        let run_ns = finished_ns - begun_ns;
+        self.batches += 1;
+        slot.count(Counter::Batches, 1);
+        slot.count(Counter::Tokens, tokens);
+        slot.histogram(Stage::Run).record(run_ns);
+        slot.report(&Report {
+            batch: self.batches,
+            finished_ns,
+            texts: texts as u64,
+            tokens,
+            tokens_squared: self.batch.tokens_squared,
+            run_ns,
+        });
+        self.publish_rows(ran, run_ns);
+        Ok(())
+    }
+
+    fn predicted_ns(&self, tokens: u64) -> u64 {
+        let intake = self.shared.intake();
+        let plan = intake.plan(now_ns());
+        Cost::from_plan(plan.as_ref(), intake.index()).batch_ns(tokens)
+    }
+
+    /// Runs the model on the batch; false when it failed.
+    fn run_model(&mut self) -> bool {
+        let Some(backend) = self.backend.as_mut() else {
+            return false;
+        };
+        let packed = match PackedBatch::new(&self.batch.ids, &self.batch.offsets) {
+            Ok(packed) => packed,
+            Err(error) => {
+                tracing::error!(%error, "a batch could not be packed");
+                return false;
+            }
+        };
+        match backend.run(&packed, &mut self.pooled) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "the model failed on a batch");
+                self.shared.place.slot().count(Counter::FailedBatches, 1);
+                false
+            }
+        }
+    }
+
+    /// Writes the batch's rows into their response slots and sends what is complete.
+    fn publish_rows(&mut self, ran: bool, run_ns: u64) {
+        let mut intake = self.shared.intake();
+        let width = self.served.dimensions();
+        let texts = u32::try_from(self.batch.items.len()).unwrap_or(u32::MAX);
+        let tokens = u32::try_from(self.batch.ids.len()).unwrap_or(u32::MAX);
+        let mut last_request = usize::MAX;
+        for (index, item) in self.batch.items.iter().enumerate() {
+            let row_tokens = self.batch.offsets[index + 1] - self.batch.offsets[index];
+            intake.queue.done(row_tokens as u64);
+            // Gone when its deadline passed meanwhile or an earlier text of the batch ended it.
+            let Some(request) = intake.queue.get_mut(item.request) else {
+                continue;
+            };
+            if last_request != item.request {
+                last_request = item.request;
+                request.timing.run_ns += run_ns;
+                request.timing.batch = self.batches;
+                request.timing.batch_texts = texts;
+                request.timing.batch_tokens = tokens;
+            }
+            let pooled = &self.pooled[index * width..(index + 1) * width];
+            let written = ran && request.write_row(item.row, pooled).is_ok();
+            let complete = request.open_rows == 0;
+            if written && !complete {
+                continue;
+            }
+            if let Some(request) = intake.queue.remove(item.request) {
+                if written {
+                    intake.answer(request);
+                } else {
+                    intake.end(request, Status::Internal);
+                }
+            }
+        }
+        intake.publish_load();
+    }
+
+    fn unload_when_idle(&mut self) {
+        let idle_ns = to_ns(self.options.idle_unload);
+        if idle_ns == 0 || self.backend.is_none() {
+            return;
+        }
+        let intake = self.shared.intake();
+        if intake.queue.is_empty() && now_ns().saturating_sub(intake.taken_ns) >= idle_ns {
+            drop(intake);
+            self.backend = None;
+            self.pooled = Vec::new();
+            tracing::info!(
+                "unloaded the model after {:?} without requests",
+                self.options.idle_unload
+            );
+            self.shared.place.set_state(WorkerState::Idle);
+        }
+    }
+
+    /// Finishes what is in the queue, for a bounded time, and refuses everything new.
+    fn drain(&mut self, gate: Gate) {
+        self.shared.place.set_state(WorkerState::Draining);
+        self.shared.intake().gate = gate;
+        let until_ns = now_ns() + DRAIN_MAX_NS;
+        while now_ns() < until_ns {
+            {
+                let mut intake = self.shared.intake();
+                intake.refuse_all();
+                let now = now_ns();
+                intake.drop_lost(now);
+                let texts_max = self.options.batch_texts_max;
+                let tokens_max = Self::tokens_max(&intake, self.options.batch_tokens_max, now);
+                intake
+                    .queue
+                    .take_batch(now, tokens_max, texts_max, &mut self.batch);
+            }
+            if self.batch.items.is_empty() {
+                break;
+            }
+            if let Err(error) = self.run_batch() {
+                tracing::error!(%error, "the rest of the queue could not be served");
+                break;
+            }
+        }
+        let mut intake = self.shared.intake();
+        let status = if gate == Gate::MemoryFull {
+            Status::MemoryFull
+        } else {
+            Status::ShuttingDown
+        };
+        for place in intake.queue.places() {
+            if let Some(request) = intake.queue.remove(place) {
+                intake.end(request, status);
+            }
+        }
+        // What arrived since the last look; a later one finds nobody and is sent elsewhere.
+        intake.refuse_all();
+    }
+}

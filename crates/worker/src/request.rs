@@ -1,0 +1,134 @@
+//! A request on its way through the worker, and its answer.
+
+use embedring_ipc::{Incoming, ReplyLoan, RingError};
+use embedring_model::finish_row;
+use embedring_protocol::{
+    Class, ResponseHeader, ResponseWriter, RowFlags, RowMeta, Status, TextFault, response_bytes,
+};
+
+/// A request whose texts wait or run. Its tokens are a flat list with offsets, like a batch's.
+pub(crate) struct Request {
+    incoming: Incoming,
+    /// Response slot, loaned when the first row is there, so that rows are written where they stay.
+    loan: Option<ReplyLoan>,
+    pub(crate) id: u64,
+    pub(crate) client: usize,
+    pub(crate) class: Class,
+    pub(crate) deadline_ns: u64,
+    pub(crate) sent_ns: u64,
+    pub(crate) arrived_ns: u64,
+    pub(crate) dimensions: usize,
+    pub(crate) normalize: bool,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) offsets: Vec<usize>,
+    pub(crate) metas: Vec<RowMeta>,
+    /// Rows still to come.
+    pub(crate) open_rows: usize,
+    pub(crate) timing: Timing,
+}
+
+/// What a response says about how it went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timing {
+    pub(crate) started_ns: u64,
+    pub(crate) tokenize_ns: u64,
+    pub(crate) run_ns: u64,
+    pub(crate) batch: u64,
+    pub(crate) batch_texts: u32,
+    pub(crate) batch_tokens: u32,
+}
+
+impl Request {
+    pub(crate) fn new(incoming: Incoming, id: u64) -> Self {
+        Self {
+            incoming,
+            loan: None,
+            id,
+            client: usize::MAX,
+            class: Class::Interactive,
+            deadline_ns: 0,
+            sent_ns: 0,
+            arrived_ns: 0,
+            dimensions: 0,
+            normalize: true,
+            ids: Vec::new(),
+            offsets: vec![0],
+            metas: Vec::new(),
+            open_rows: 0,
+            timing: Timing::default(),
+        }
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.incoming.is_abandoned()
+    }
+
+    pub(crate) fn row_ids(&self, row: usize) -> &[u32] {
+        &self.ids[self.offsets[row]..self.offsets[row + 1]]
+    }
+
+    /// Writes one row into the response slot. A row that is not finite is a fault of its text.
+    pub(crate) fn write_row(&mut self, row: usize, pooled: &[f32]) -> Result<(), RingError> {
+        let rows = self.metas.len();
+        let dimensions = self.dimensions;
+        let loan = match self.loan.take() {
+            Some(loan) => loan,
+            None => self.incoming.reply(response_bytes(rows, dimensions))?,
+        };
+        let loan = self.loan.insert(loan);
+        let mut writer = ResponseWriter::new(loan.bytes_mut(), rows, dimensions)
+            .ok_or_else(|| RingError::Failed("a response slot is not aligned".to_owned()))?;
+        if finish_row(pooled, self.normalize, writer.row_mut(row)).is_err() {
+            self.metas[row] =
+                RowMeta::new(self.metas[row].tokens, RowFlags::fault(TextFault::BadRow));
+        }
+        self.open_rows -= 1;
+        Ok(())
+    }
+
+    /// Sends the rows.
+    pub(crate) fn answer(mut self, head: ResponseHeader) -> Result<(), RingError> {
+        let rows = self.metas.len();
+        let mut loan = match self.loan.take() {
+            Some(loan) => loan,
+            None => self.incoming.reply(response_bytes(rows, self.dimensions))?,
+        };
+        let writer = ResponseWriter::new(loan.bytes_mut(), rows, self.dimensions)
+            .ok_or_else(|| RingError::Failed("a response slot is not aligned".to_owned()))?;
+        let head = ResponseHeader {
+            id: self.id,
+            queue_ns: self.timing.started_ns.saturating_sub(self.arrived_ns),
+            tokenize_ns: self.timing.tokenize_ns,
+            run_ns: self.timing.run_ns,
+            batch: self.timing.batch,
+            batch_texts: self.timing.batch_texts,
+            batch_tokens: self.timing.batch_tokens,
+            ..head
+        };
+        writer.finish(head, &self.metas);
+        loan.send()
+    }
+
+    /// Sends a status without rows. A half-written slot goes back first, since a request may have
+    /// one slot at a time.
+    pub(crate) fn refuse(mut self, head: ResponseHeader) -> Result<(), RingError> {
+        drop(self.loan.take());
+        refuse(
+            &self.incoming,
+            ResponseHeader {
+                id: self.id,
+                ..head
+            },
+        )
+    }
+}
+
+/// Sends a status without rows.
+pub(crate) fn refuse(incoming: &Incoming, head: ResponseHeader) -> Result<(), RingError> {
+    debug_assert_ne!(head.status(), Status::Ok, "an answer has rows");
+    let mut loan = incoming.reply(response_bytes(0, 0))?;
+    if let Some(writer) = ResponseWriter::new(loan.bytes_mut(), 0, 0) {
+        writer.finish(head, &[]);
+    }
+    loan.send()
+}

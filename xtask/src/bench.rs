@@ -1,0 +1,82 @@
+//! `bench`: runs what lies in `benches/`.
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+
+use crate::run::{cargo, command, output, root, run, step};
+use crate::setup::{Profile, setup};
+
+/// The benches that can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bench {
+    /// Vectors against sentence-transformers, in a private Python environment under `.venv/peers`
+    /// (about 6 GB: the peer's PyTorch needs its GPU libraries even where there is no GPU).
+    Peers,
+    /// Round trips through the rings beside bare iceoryx2 and a Unix socket.
+    Ring,
+}
+
+/// Runs one bench; `args` are its own.
+pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
+    match bench {
+        Bench::Peers => peers(args),
+        Bench::Ring => run(cargo()
+            .args([
+                "run",
+                "--release",
+                "-p",
+                "embedring-benches",
+                "--bin",
+                "ring",
+            ])
+            .arg("--")
+            .args(args)),
+    }
+}
+
+fn peers(args: &[String]) -> Result<()> {
+    let python = step("bench peers: private environment", private_python)?;
+    let ready = setup(Profile::Release)?;
+    step("bench peers: compare", || {
+        run(command(&python)
+            .arg("benches/peers/compare.py")
+            .arg("--bin")
+            .arg(&ready.binary)
+            .arg("--model-dir")
+            .arg(ready.models.join("all-MiniLM-L6-v2"))
+            .arg("--command")
+            .arg(format!("cargo xtask bench peers {}", args.join(" ")).trim_end())
+            .args(args))
+    })
+}
+
+/// The Python of `.venv/peers` with the pinned packages in it; a copy of the pinned list beside it
+/// says for which list it was made.
+fn private_python() -> Result<std::path::PathBuf> {
+    let folder = root().join(".venv/peers");
+    let python = folder.join("bin/python");
+    let pinned = std::fs::read_to_string(root().join("benches/peers/requirements.txt"))
+        .context("cannot read benches/peers/requirements.txt")?;
+    let stamp = folder.join("installed-requirements.txt");
+    if python.exists() && std::fs::read_to_string(&stamp).is_ok_and(|made| made == pinned) {
+        println!("{} is up to date", folder.display());
+        return Ok(python);
+    }
+    println!("installing the pinned packages into {}", folder.display());
+    run(command("python3").args(["-m", "venv"]).arg(&folder))
+        .context("no private Python environment; on Debian: sudo apt-get install python3-venv")?;
+    run(command(&python).args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "-r",
+        "benches/peers/requirements.txt",
+    ]))?;
+    let version = output(command(&python).args(["-c", "import torch; print(torch.__version__)"]))?;
+    if version.trim().is_empty() {
+        bail!("torch does not import in {}", folder.display());
+    }
+    std::fs::write(&stamp, pinned).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(python)
+}

@@ -1,0 +1,50 @@
+//! `test`: set up, then every test of the workspace, with the variables that the tests read.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::run::{cargo, root, run, step, works};
+use crate::setup::{Profile, Ready, setup};
+
+/// Sets up and runs all tests; `args` go to the test runner.
+pub(crate) fn test(args: &[String]) -> Result<()> {
+    // The profile of the tests themselves, so that what both need is compiled once.
+    let ready = setup(Profile::Dev)?;
+    if !works(cargo().args(["nextest", "--version"])) {
+        println!("cargo-nextest is not installed: using cargo test");
+        return step("test: all", || {
+            run(with_env(cargo().args(["test", "--workspace"]), &ready)
+                .arg("--")
+                .args(args))
+        });
+    }
+    // The doc tests first, so that the summary of all the others closes the output; whichever
+    // fails, both have run.
+    let doc_tests = if args.is_empty() {
+        step("test: doc tests", || {
+            run(with_env(
+                cargo().args(["test", "--doc", "--workspace"]),
+                &ready,
+            ))
+        })
+    } else {
+        println!("doc tests left out: the runner was given arguments");
+        Ok(())
+    };
+    step("test: all but doc tests", || {
+        run(with_env(cargo().args(["nextest", "run", "--workspace"]), &ready).args(args))
+    })?;
+    doc_tests
+}
+
+fn with_env<'a>(command: &'a mut Command, ready: &Ready) -> &'a mut Command {
+    command
+        .env("EMBEDRING_TEST_MODELS", &ready.models)
+        .env("EMBEDRING_BIN", &ready.binary);
+    let data = root().join("../shared/data");
+    if std::env::var_os("EMBEDRING_DATA").is_none() && data.is_dir() {
+        command.env("EMBEDRING_DATA", data.canonicalize().unwrap_or(data));
+    }
+    command
+}
