@@ -1,2 +1,132 @@
-//! placeholder
-fn main() {}
+//! The `embedring` binary. See `README.md` beside `Cargo.toml` for the way through it.
+#![forbid(unsafe_code)]
+
+mod check_config;
+mod context;
+mod demo;
+mod down;
+mod embed;
+mod model;
+mod roles;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::context::Context;
+
+/// Text embeddings for every process on a host, from one warm model, over shared-memory rings.
+#[derive(Debug, Parser)]
+#[command(
+    name = "embedring",
+    version,
+    about,
+    max_term_width = 100,
+    propagate_version = true
+)]
+struct Cli {
+    /// Installation to use; separates several on one host
+    #[arg(long, global = true, value_name = "NAME", env = "EMBEDRING_INSTANCE")]
+    instance: Option<String>,
+
+    /// Configuration file [default: $XDG_CONFIG_HOME/embedring/config.toml, /etc/embedring/config.toml]
+    #[arg(long, global = true, value_name = "PATH", env = "EMBEDRING_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the scheduler and all workers and stay in the foreground
+    Up(up::Args),
+    /// Stop a running `embedring up` and wait until it has ended
+    Down(down::Args),
+    /// Embed texts given as arguments, as lines of files, or as lines of stdin
+    Embed(embed::Args),
+    /// Show what is running
+    Status(status::Args),
+    /// Start an instance, embed sentences from two processes, show what happened, stop it
+    Demo(demo::Args),
+    /// Get and find models
+    Model(model::Args),
+    /// Check the configuration and what it refers to
+    CheckConfig(check_config::Args),
+    /// Run one worker (`up` and service managers call this)
+    Worker(roles::WorkerArgs),
+    /// Run the scheduler (`up` and service managers call this)
+    Scheduler(roles::SchedulerArgs),
+    /// Print a completion script
+    Completions {
+        /// Shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context::new(cli.instance, cli.config);
+    let done = match cli.command {
+        Command::Up(args) => up::run(&context, &args),
+        Command::Down(args) => down::run(&context, &args),
+        Command::Embed(args) => embed::run(&context, &args),
+        Command::Status(args) => status::run(&context, &args),
+        Command::Demo(args) => demo::run(&context, &args),
+        Command::Model(args) => model::run(&args),
+        Command::CheckConfig(args) => check_config::run(&context, &args),
+        Command::Worker(args) => roles::worker(&context, &args),
+        Command::Scheduler(args) => roles::scheduler(&context, &args),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "embedring", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        say(&format!("embedring: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Talk goes to stderr; that nobody reads it is no reason to stop.
+pub(crate) fn say(line: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn short_help_fits_a_screen() {
+        for command in [
+            None,
+            Some("up"),
+            Some("embed"),
+            Some("status"),
+            Some("demo"),
+            Some("worker"),
+        ] {
+            let mut cli = Cli::command().term_width(100);
+            let help = match command {
+                None => cli.render_help().to_string(),
+                Some(name) => cli
+                    .find_subcommand_mut(name)
+                    .unwrap()
+                    .render_help()
+                    .to_string(),
+            };
+            assert!(help.lines().count() <= 40, "{command:?}:\n{help}");
+        }
+    }
+}

@@ -66,7 +66,7 @@ const fn bound(key: &'static str, default: u64, min: u64, max: u64) -> Bound {
 
 // Each client costs up to 5 ms and 4 MB in the workers, whether it talks or not.
 pub(crate) const CLIENTS_MAX: Bound = bound("limits.clients_max", 64, 1, 256);
-pub(crate) const REQUESTS_IN_FLIGHT_MAX: Bound = bound("limits.requests_in_flight_max", 16, 1, 64);
+pub(crate) const REQUESTS_IN_FLIGHT_MAX: Bound = bound("limits.requests_in_flight_max", 8, 1, 64);
 pub(crate) const REQUEST_SLOT_BYTES: Bound =
     bound("limits.request_slot_bytes", 64 << 10, 4 << 10, 1 << 20);
 pub(crate) const RESPONSE_SLOT_BYTES: Bound = bound(

@@ -128,7 +128,40 @@ const CONFIG: &str = "config.json";
 const POOLING: &str = "1_Pooling/config.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
 
+/// What a configuration says differently from the directory; `None` leaves it as it is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelOverrides {
+    /// Tokens of a text at most.
+    pub max_tokens: Option<usize>,
+    /// How the rows of tokens become one.
+    pub pooling: Option<Pooling>,
+    /// Whether rows are normalised.
+    pub normalize: Option<bool>,
+}
+
 impl ModelDir {
+    /// The same model with another window, pooling or normalisation.
+    ///
+    /// # Errors
+    /// [`ModelOpenError::Inconsistent`] for a window the model has no positions for.
+    pub fn with_overrides(mut self, overrides: &ModelOverrides) -> Result<Self, ModelOpenError> {
+        if let Some(max_tokens) = overrides.max_tokens {
+            if max_tokens > self.bert.positions {
+                return Err(ModelOpenError::Inconsistent {
+                    file: "model.max_tokens",
+                    reason: format!(
+                        "{max_tokens} tokens were asked for, the model has {} positions",
+                        self.bert.positions
+                    ),
+                });
+            }
+            self.info.max_tokens = max_tokens;
+        }
+        self.info.pooling = overrides.pooling.unwrap_or(self.info.pooling);
+        self.info.normalize = overrides.normalize.unwrap_or(self.info.normalize);
+        Ok(self)
+    }
+
     /// Reads and checks the directory at `path`, and computes the digest of its weights (which
     /// reads them once).
     ///

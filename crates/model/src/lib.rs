@@ -42,7 +42,7 @@ mod null;
 
 pub use backend::{Backend, BackendError, BackendInfo, PackError, PackedBatch, Precision};
 pub use candle_cpu::{CandleCpu, ModelLoadError};
-pub use dir::{ModelDir, ModelInfo, ModelOpenError, Pooling};
+pub use dir::{ModelDir, ModelInfo, ModelOpenError, ModelOverrides, Pooling};
 pub use null::NullBackend;
 pub use row::{RowError, finish_row};
 pub use tokenizer::{

@@ -36,13 +36,14 @@ pub fn pick_batch(
             if is_urgent(text, now_ns) != urgent {
                 continue;
             }
-            let fits = chosen.len() < texts_max && tokens + text.tokens <= tokens_max;
+            let with_it = tokens.saturating_add(text.tokens);
+            let fits = chosen.len() < texts_max && with_it <= tokens_max;
             if !fits && !chosen.is_empty() {
                 // Stopping at the first that does not fit keeps the order within its class.
                 break;
             }
             chosen.push(index);
-            tokens += text.tokens;
+            tokens = with_it;
         }
     }
     chosen.len()
@@ -93,6 +94,12 @@ mod tests {
         let waiting = [text(Class::Bulk, 99, 0), text(Class::Bulk, 1, 0)];
         assert_eq!(picked(&waiting, 0, 10, 9), [0]);
         assert!(picked(&[], 0, 10, 9).is_empty());
+    }
+
+    #[test]
+    fn token_counts_do_not_wrap_around() {
+        let waiting = [text(Class::Bulk, u64::MAX, 0), text(Class::Bulk, 2, 0)];
+        assert_eq!(picked(&waiting, 0, 10, 9), [0]);
     }
 
     proptest! {

@@ -45,7 +45,8 @@ pub fn bucket_upper_ns(bucket: usize) -> u64 {
 /// are no counts.
 #[must_use]
 pub fn quantile_ns(counts: &[u64; BUCKETS], q: f64) -> Option<u64> {
-    let total: u64 = counts.iter().sum();
+    // The counts come from another process, so sums saturate.
+    let total = counts.iter().fold(0u64, |sum, n| sum.saturating_add(*n));
     if total == 0 {
         return None;
     }
@@ -55,10 +56,10 @@ pub fn quantile_ns(counts: &[u64; BUCKETS], q: f64) -> Option<u64> {
         clippy::cast_sign_loss,
         reason = "a rank among counts; f64 is exact far beyond any count seen"
     )]
-    let rank = ((total as f64 * q.clamp(0.0, 1.0)).ceil() as u64).max(1);
-    let mut seen = 0;
+    let rank = ((total as f64 * q.clamp(0.0, 1.0)).ceil() as u64).clamp(1, total);
+    let mut seen = 0u64;
     for (bucket, count) in counts.iter().enumerate() {
-        seen += count;
+        seen = seen.saturating_add(*count);
         if seen >= rank {
             return Some(bucket_upper_ns(bucket));
         }
@@ -131,5 +132,17 @@ mod tests {
         }
         let p99 = quantile_ns(&counts, 0.99).unwrap();
         assert!((9_900_000..=9_900_000 * 9 / 8 + 1).contains(&p99), "{p99}");
+    }
+
+    #[test]
+    fn hostile_counts_saturate_and_still_have_quantiles() {
+        let mut counts = [u64::MAX; BUCKETS];
+        assert_eq!(quantile_ns(&counts, 0.5), Some(bucket_upper_ns(0)));
+        counts.fill(0);
+        // As an f64 this rounds up, so the rank would lie beyond all counts.
+        counts[7] = u64::MAX - 1;
+        for q in [0.0, 1.0, f64::NAN] {
+            assert_eq!(quantile_ns(&counts, q), Some(bucket_upper_ns(7)));
+        }
     }
 }

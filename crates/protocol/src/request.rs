@@ -450,6 +450,10 @@ impl<'a> RequestView<'a> {
     }
 
     fn entry(&self, index: usize) -> Option<TextEntry> {
+        // Beyond the table lie the prompt and the texts, which are no entries.
+        if index >= self.text_count() {
+            return None;
+        }
         let at = REQUEST_HEADER_BYTES + index * TEXT_ENTRY_BYTES;
         let bytes = self.bytes.get(at..at + TEXT_ENTRY_BYTES)?;
         TextEntry::read_from_bytes(bytes).ok()
@@ -545,6 +549,10 @@ mod tests {
             let view = RequestView::parse(&slot).unwrap();
             prop_assert_eq!(view.prompt(), prompt);
             prop_assert_eq!(view.text_count(), texts.len());
+            for beyond in [texts.len(), texts.len() + 1, usize::MAX] {
+                prop_assert!(view.text_bytes(beyond).is_empty());
+                prop_assert_eq!(view.text_flags(beyond), TextFlags::NONE);
+            }
             for (index, text) in texts.iter().enumerate() {
                 prop_assert_eq!(view.text_bytes(index), &text[..]);
             }

@@ -1,1 +1,254 @@
-//! placeholder
+//! The control plane: observe, plan, publish, clean up, once a tick.
+//!
+//! The decision that shaped this crate: it touches nothing that a request passes through. It reads
+//! the board and writes one record of it; killed at any moment it leaves the last plan standing.
+//!
+//! ```no_run
+//! use std::sync::atomic::AtomicBool;
+//! use embedring_scheduler::{SchedulerOptions, run};
+//!
+//! let stop = AtomicBool::new(false);
+//! run(&SchedulerOptions::new("demo"), &stop, &mut || println!("planning")).unwrap();
+//! ```
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use embedring_ipc::clock::{now_ns, to_ns};
+use embedring_ipc::{
+    BellsMap, BoardMap, Instance, InstanceError, InstanceOptions, MapError, RingLimits,
+    clean_up_dead, current_process,
+};
+use embedring_policy::{Planner, PlanningInput};
+use embedring_protocol::limits::WORKERS_MAX;
+use embedring_protocol::sync::Ordering;
+use embedring_protocol::{BoardHeader, WorkerState};
+use thiserror::Error;
+
+/// Time between two listings of dead nodes when nobody is known to have died: some processes die
+/// without ever having had a place on the board.
+const CLEAN_EVERY_NS: u64 = 1_000_000_000;
+
+/// Everything the scheduler is told.
+#[derive(Clone, Debug)]
+pub struct SchedulerOptions {
+    /// Where the instance lies.
+    pub instance: InstanceOptions,
+    /// Number and size of slots, for the board's header.
+    pub limits: RingLimits,
+    /// Time between two plans.
+    pub tick: Duration,
+    /// How long a batch should take at most.
+    pub batch_time_target: Duration,
+}
+
+impl SchedulerOptions {
+    /// Default options for an instance of the current user.
+    #[must_use]
+    pub fn new(instance: &str) -> Self {
+        Self {
+            instance: InstanceOptions::new(instance),
+            limits: RingLimits::default(),
+            tick: Duration::from_millis(100),
+            batch_time_target: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Why the scheduler could not run.
+#[derive(Debug, Error)]
+pub enum SchedulerError {
+    /// The instance's directory.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The board or the bells.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// What is remembered of a worker between two ticks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    incarnation: u64,
+    reports: u64,
+}
+
+struct Scheduler<'a> {
+    instance: Instance,
+    board: BoardMap,
+    bells: BellsMap,
+    planner: Planner,
+    seen: [Seen; WORKERS_MAX],
+    cleaned_ns: u64,
+    options: &'a SchedulerOptions,
+}
+
+/// Plans until `stop` is set. `on_ready` is called once, after the first plan.
+///
+/// # Errors
+/// When the instance's directory or board can not be had, or a scheduler runs already.
+pub fn run(
+    options: &SchedulerOptions,
+    stop: &AtomicBool,
+    on_ready: &mut dyn FnMut(),
+) -> Result<(), SchedulerError> {
+    let instance = Instance::create(&options.instance)?;
+    let _role = instance.lock_role("scheduler")?;
+    let header = BoardHeader {
+        version: 0,
+        clients_max: options.limits.clients_max as u64,
+        requests_in_flight_max: options.limits.requests_in_flight_max as u64,
+        request_slot_bytes: options.limits.request_slot_bytes as u64,
+        response_slot_bytes: options.limits.response_slot_bytes as u64,
+    };
+    let board = BoardMap::create(&instance, header)?;
+    let bells = BellsMap::create(&instance)?;
+    board.scheduler.process.write(&current_process());
+    let mut scheduler = Scheduler {
+        instance,
+        board,
+        bells,
+        planner: Planner::default(),
+        seen: [Seen::default(); WORKERS_MAX],
+        cleaned_ns: 0,
+        options,
+    };
+    scheduler.tick();
+    on_ready();
+    while !stop.load(Relaxed) {
+        std::thread::sleep(options.tick);
+        scheduler.tick();
+    }
+    Ok(())
+}
+
+impl Scheduler<'_> {
+    fn tick(&mut self) {
+        let now_ns = now_ns();
+        self.board
+            .scheduler
+            .heartbeat_ns
+            .store(now_ns, Ordering::Relaxed);
+        self.observe();
+        let plan = self.planner.plan(PlanningInput {
+            batch_time_target_ns: to_ns(self.options.batch_time_target),
+            now_ns,
+        });
+        self.board.scheduler.plan.write(&plan);
+        self.clean_up(now_ns);
+    }
+
+    /// Takes in the reports of each worker's current start.
+    fn observe(&mut self) {
+        for (index, (slot, seen)) in self
+            .board
+            .workers
+            .iter()
+            .zip(self.seen.iter_mut())
+            .enumerate()
+        {
+            let identity = slot.identity.read();
+            let Some(identity) = identity.filter(|_| slot.state() != WorkerState::Free) else {
+                continue;
+            };
+            let (reports, written) = slot.reports_since(seen.reports);
+            if seen.incarnation != identity.incarnation {
+                // Another process: what its predecessor measured may no longer hold.
+                self.planner.forget(index);
+                *seen = Seen {
+                    incarnation: identity.incarnation,
+                    reports: written,
+                };
+                continue;
+            }
+            seen.reports = written;
+            for report in &reports {
+                self.planner.observe(index, report);
+            }
+        }
+    }
+
+    fn clean_up(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.cleaned_ns) < CLEAN_EVERY_NS {
+            return;
+        }
+        self.cleaned_ns = now_ns;
+        match clean_up_dead(&self.instance, &self.board, &self.bells) {
+            Ok(cleaned) if cleaned.places + cleaned.nodes > 0 => {
+                let done = (cleaned.places + cleaned.nodes) as u64;
+                self.board
+                    .scheduler
+                    .cleanups
+                    .fetch_add(done, Ordering::Relaxed);
+                tracing::info!(
+                    places = cleaned.places,
+                    nodes = cleaned.nodes,
+                    "cleaned up after dead processes"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "dead processes could not be cleaned up after"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use embedring_ipc::WorkerPlace;
+    use embedring_protocol::Report;
+    use std::sync::Arc;
+
+    #[test]
+    fn reports_become_a_plan_and_the_dead_lose_their_places() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut options = SchedulerOptions::new("t");
+        options.instance.dir = dir.path().into();
+        options.tick = Duration::from_millis(1);
+        let stop = AtomicBool::new(false);
+        let (ready, wait) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let scheduler =
+                scope.spawn(|| run(&options, &stop, &mut || ready.send(()).unwrap()).unwrap());
+            wait.recv().unwrap();
+            let instance = Instance::open(&options.instance).unwrap();
+            let header = *BoardMap::open(&instance).unwrap().header();
+            let board = Arc::new(BoardMap::create(&instance, header).unwrap());
+            let bells = Arc::new(BellsMap::create(&instance).unwrap());
+            let mut place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
+            let epoch = || board.scheduler.plan.read().unwrap().epoch;
+            // The watchdog of the test runner ends a wait that never comes true.
+            let wait_ticks = |ticks| {
+                let until = epoch() + ticks;
+                while epoch() < until {
+                    std::thread::yield_now();
+                }
+            };
+            wait_ticks(2);
+            for batch in 1..=10 {
+                let tokens = batch * 10;
+                let run_ns = 1_000 + tokens * 500;
+                place.slot().report(&Report {
+                    batch,
+                    tokens,
+                    run_ns,
+                    ..Report::default()
+                });
+            }
+            wait_ticks(2);
+            let plan = board.scheduler.plan.read().unwrap();
+            let entry = plan.workers[place.index().get()];
+            assert!((480..=520).contains(&entry.ns_per_token), "{entry:?}");
+            assert!(entry.batch_tokens_max > 1_000);
+            place.describe(|identity| identity.process.start_ticks += 1);
+            while place.slot().state() != WorkerState::Free {
+                std::thread::yield_now();
+            }
+            let error = run(&options, &stop, &mut || ()).unwrap_err();
+            assert!(error.to_string().contains("already running"), "{error}");
+            stop.store(true, Relaxed);
+            scheduler.join().unwrap();
+        });
+    }
+}

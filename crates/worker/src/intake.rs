@@ -17,7 +17,7 @@ use embedring_protocol::{
 
 use crate::model::Served;
 use crate::queue::Queue;
-use crate::request::{Request, refuse};
+use crate::request::Request;
 
 /// Bytes that must be left on the instance's tmpfs before an answer is written into it.
 const FREE_BYTES_MIN: u64 = 8 << 20;
@@ -175,11 +175,9 @@ impl Intake {
             Some(refused) => {
                 self.place.slot().count(refused.counter(), 1);
                 let client = request.client;
-                let head = ResponseHeader {
-                    retry_after_ns: refused.retry_after_ns,
-                    detail: refused.detail,
-                    ..self.head(refused.status)
-                };
+                let mut head = self.head(refused.status);
+                head.retry_after_ns = refused.retry_after_ns;
+                head.detail = refused.detail;
                 let sent = request.refuse(head);
                 self.delivered(sent, client);
             }
@@ -356,12 +354,11 @@ impl Intake {
 
     /// A response head with what is the same in all of this worker's.
     pub(crate) fn head(&self, status: Status) -> ResponseHeader {
-        ResponseHeader {
-            model: self.served.id,
-            worker: u16::try_from(self.index().get()).unwrap_or(u16::MAX),
-            precision: self.served.precision as u8,
-            ..ResponseHeader::new(0, status)
-        }
+        let mut head = ResponseHeader::new(0, status);
+        head.model = self.served.id;
+        head.worker = u16::try_from(self.index().get()).unwrap_or(u16::MAX);
+        head.precision = self.served.precision as u8;
+        head
     }
 
     /// Sends a finished request's rows and counts it.

@@ -20,7 +20,6 @@ mod model;
 mod queue;
 mod request;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use embedring_ipc::{

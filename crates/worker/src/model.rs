@@ -67,7 +67,12 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// `threads` 0 stands for one per core this process may use.
     pub(crate) fn open(source: &ModelSource, threads: usize) -> Result<Self, ModelError> {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
         match source {
             ModelSource::Null { hidden } => Ok(Self {
                 source: None,

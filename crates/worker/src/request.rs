@@ -87,7 +87,7 @@ impl Request {
     }
 
     /// Sends the rows.
-    pub(crate) fn answer(mut self, head: ResponseHeader) -> Result<(), RingError> {
+    pub(crate) fn answer(mut self, mut head: ResponseHeader) -> Result<(), RingError> {
         let rows = self.metas.len();
         let mut loan = match self.loan.take() {
             Some(loan) => loan,
@@ -95,40 +95,27 @@ impl Request {
         };
         let writer = ResponseWriter::new(loan.bytes_mut(), rows, self.dimensions)
             .ok_or_else(|| RingError::Failed("a response slot is not aligned".to_owned()))?;
-        let head = ResponseHeader {
-            id: self.id,
-            queue_ns: self.timing.started_ns.saturating_sub(self.arrived_ns),
-            tokenize_ns: self.timing.tokenize_ns,
-            run_ns: self.timing.run_ns,
-            batch: self.timing.batch,
-            batch_texts: self.timing.batch_texts,
-            batch_tokens: self.timing.batch_tokens,
-            ..head
-        };
+        head.id = self.id;
+        head.queue_ns = self.timing.started_ns.saturating_sub(self.arrived_ns);
+        head.tokenize_ns = self.timing.tokenize_ns;
+        head.run_ns = self.timing.run_ns;
+        head.batch = self.timing.batch;
+        head.batch_texts = self.timing.batch_texts;
+        head.batch_tokens = self.timing.batch_tokens;
         writer.finish(head, &self.metas);
         loan.send()
     }
 
     /// Sends a status without rows. A half-written slot goes back first, since a request may have
     /// one slot at a time.
-    pub(crate) fn refuse(mut self, head: ResponseHeader) -> Result<(), RingError> {
+    pub(crate) fn refuse(mut self, mut head: ResponseHeader) -> Result<(), RingError> {
+        debug_assert_ne!(head.status(), Status::Ok, "an answer has rows");
         drop(self.loan.take());
-        refuse(
-            &self.incoming,
-            ResponseHeader {
-                id: self.id,
-                ..head
-            },
-        )
+        head.id = self.id;
+        let mut loan = self.incoming.reply(response_bytes(0, 0))?;
+        if let Some(writer) = ResponseWriter::new(loan.bytes_mut(), 0, 0) {
+            writer.finish(head, &[]);
+        }
+        loan.send()
     }
-}
-
-/// Sends a status without rows.
-pub(crate) fn refuse(incoming: &Incoming, head: ResponseHeader) -> Result<(), RingError> {
-    debug_assert_ne!(head.status(), Status::Ok, "an answer has rows");
-    let mut loan = incoming.reply(response_bytes(0, 0))?;
-    if let Some(writer) = ResponseWriter::new(loan.bytes_mut(), 0, 0) {
-        writer.finish(head, &[]);
-    }
-    loan.send()
 }
