@@ -35,7 +35,10 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
 fn requests() {
     for (name, texts) in [
         ("one", vec!["hello"]),
-        ("some", vec!["What is a ring?", "", "Ein Wort, zwei Wörter", "中文"]),
+        (
+            "some",
+            vec!["What is a ring?", "", "Ein Wort, zwei Wörter", "中文"],
+        ),
     ] {
         let bytes = texts.iter().map(|text| text.len()).sum();
         let mut slot = vec![0; request_bytes(7, texts.len(), bytes)];
@@ -69,13 +72,19 @@ fn responses() {
                 RowMeta::new(9, RowFlags::good(index == 1, index == 2))
             })
             .collect();
-        let status = if rows > 0 { Status::Ok } else { Status::Overloaded };
+        let status = if rows > 0 {
+            Status::Ok
+        } else {
+            Status::Overloaded
+        };
         writer.finish(ResponseHeader::new(7, status), &metas);
         write("response", name, &[&[0], &*slot].concat());
     }
     let mut recipe = vec![1];
     recipe.extend([0; 18]);
-    recipe.extend([0, 3, 4, 1, 80, 0, 255, 9, 0, 0, 9, 0, 3, 9, 0, 64, 63, 64, 65]);
+    recipe.extend([
+        0, 3, 4, 1, 80, 0, 255, 9, 0, 0, 9, 0, 3, 9, 0, 64, 63, 64, 65,
+    ]);
     write("response", "recipe", &recipe);
 }
 
@@ -146,7 +155,11 @@ fn configs() {
                 [limits]\nclients_max = 8\nrequest_slot_bytes = \"64KiB\"\n\
                 [workers.cpu]\nthreads = 2\nidle_unload_s = 60\n[log]\nformat = \"json\"\n";
     write("config", "file", file.as_bytes());
-    write("config", "environment", b"\0INSTANCE\0other\0WORKERS__GPU__THREADS\x004");
+    write(
+        "config",
+        "environment",
+        b"\0INSTANCE\0other\0WORKERS__GPU__THREADS\x004",
+    );
     let all = embedring_config::Config::default().to_toml();
     write("config", "all_keys", all.as_bytes());
 }
@@ -156,7 +169,11 @@ fn model_dirs() {
         let number = u8::try_from(index).unwrap_or(0);
         let name = file.replace('/', "_");
         // Nothing taken out, a space put in at the front.
-        write("model_dir", &format!("{name}.splice"), &[number, 1, 0, 0, 0, b' ']);
+        write(
+            "model_dir",
+            &format!("{name}.splice"),
+            &[number, 1, 0, 0, 0, b' '],
+        );
         let mut replaced = vec![number, 3, 4];
         replaced.extend(3u64.to_le_bytes());
         write("model_dir", &format!("{name}.number"), &replaced);
@@ -182,7 +199,11 @@ fn wheels() {
     write("wheel", "manifest", &[b"\0", manifest.as_bytes()].concat());
     write("wheel", "name", b"\x01org/name");
     write("wheel", "files", b"\x02\x00\x02{}\x02{}\x04data\x02{}");
-    write("wheel", "files_missing", b"\x02\x02{}\x02{}\x02{}\x04data\xff");
+    write(
+        "wheel",
+        "files_missing",
+        b"\x02\x02{}\x02{}\x02{}\x04data\xff",
+    );
 }
 
 fn texts() {
@@ -190,7 +211,13 @@ fn texts() {
         ("right", 0, 0x10, 12, "hello, unbelievable worlds! "),
         ("left", 1, 0x21, 9, "a b c 中文 1. "),
         ("cut_right", 2, 0xf2, 20, "hello world <mask> word é "),
-        ("cut_left", 11, 0xf3, 20, "Ünbelievable ΣΑΣ [SEP] \u{301}e\u{301} "),
+        (
+            "cut_left",
+            11,
+            0xf3,
+            20,
+            "Ünbelievable ΣΑΣ [SEP] \u{301}e\u{301} ",
+        ),
     ] {
         let mut bytes = vec![kind, options, tokens, 0, 1, 3];
         bytes.extend(b"a: ");

@@ -80,10 +80,16 @@ fn fill(board: &mut [u8], data: &[u8]) -> usize {
 }
 
 fn look_at(board: &BoardLayout, index: usize, numbers: &mut Bytes<'_>) {
-    let _ = board.magic.load(embedring_protocol::sync::Ordering::Acquire) == BOARD_MAGIC;
+    let _ = board
+        .magic
+        .load(embedring_protocol::sync::Ordering::Acquire)
+        == BOARD_MAGIC;
     let _ = board.header.read();
     let scheduler = board.scheduler.process.read().unwrap_or_default();
-    assert_eq!(ProcessId::from_packed(scheduler.packed()).packed(), scheduler.packed());
+    assert_eq!(
+        ProcessId::from_packed(scheduler.packed()).packed(),
+        scheduler.packed()
+    );
     let mut planner = Planner::default();
     let mut loads = Vec::new();
     for (place, slot) in board.workers.iter().enumerate() {
@@ -100,7 +106,10 @@ fn look_at(board: &BoardLayout, index: usize, numbers: &mut Bytes<'_>) {
     });
     for (plan, entry) in planned.workers.iter().enumerate() {
         let none = entry.ns_per_token == 0;
-        assert!(none || entry.batch_tokens_max > 0 && entry.queue_tokens_max > 0, "worker {plan}");
+        assert!(
+            none || entry.batch_tokens_max > 0 && entry.queue_tokens_max > 0,
+            "worker {plan}"
+        );
     }
     let plan = Cost::usable(board.scheduler.plan.read(), now_ns);
     for plan in [None, plan, Some(planned)] {
@@ -151,9 +160,15 @@ fn decide(plan: Option<&Plan>, loads: &[Load], numbers: &mut Bytes<'_>) {
         })
         .collect();
     let tokens = numbers.u64();
-    let best = route(&candidates, tokens).expect("there are candidates").get();
+    let best = route(&candidates, tokens)
+        .expect("there are candidates")
+        .get();
     let completion = |c: &Candidate| c.cost.completion_ns(&c.load, tokens);
-    assert!(candidates.iter().all(|c| completion(c) >= completion(&candidates[best])));
+    assert!(
+        candidates
+            .iter()
+            .all(|c| completion(c) >= completion(&candidates[best]))
+    );
 
     let bounds = Bounds {
         texts_max: numbers.u64(),
@@ -187,9 +202,16 @@ fn pick(plan: Option<&Plan>, numbers: &mut Bytes<'_>) {
     let mut chosen = Vec::new();
     let count = pick_batch(&waiting, now_ns, tokens_max, texts_max, &mut chosen);
     assert_eq!(count, chosen.len());
-    assert_eq!(chosen.is_empty(), waiting.is_empty(), "somebody always runs");
+    assert_eq!(
+        chosen.is_empty(),
+        waiting.is_empty(),
+        "somebody always runs"
+    );
     assert!(count <= texts_max.max(1));
-    let tokens: u128 = chosen.iter().map(|&at| u128::from(waiting[at].tokens)).sum();
+    let tokens: u128 = chosen
+        .iter()
+        .map(|&at| u128::from(waiting[at].tokens))
+        .sum();
     assert!(count <= 1 || tokens <= u128::from(tokens_max));
     chosen.sort_unstable();
     assert!(chosen.windows(2).all(|pair| pair[0] != pair[1]));

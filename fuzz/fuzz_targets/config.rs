@@ -36,11 +36,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn load(
-    path: &Path,
-    file: &[u8],
-    env: Vec<(OsString, OsString)>,
-) -> Result<Config, ConfigError> {
+fn load(path: &Path, file: &[u8], env: Vec<(OsString, OsString)>) -> Result<Config, ConfigError> {
     std::fs::write(path, file).expect("the scratch folder can be written");
     // The file is named by a flag, which goes before `EMBEDRING_CONFIG`.
     let flags = Overrides {

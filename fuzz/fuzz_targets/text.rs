@@ -60,7 +60,11 @@ fuzz_target!(|data: &[u8]| {
         match result {
             Ok(truncated) => {
                 assert!(truncated);
-                assert_eq!(ids, window(&full, room, side), "{prompt:?} {part:?} of {text:?}");
+                assert_eq!(
+                    ids,
+                    window(&full, room, side),
+                    "{prompt:?} {part:?} of {text:?}"
+                );
             }
             Err(error) => assert!(matches!(error, TokenizeError::CutTooShort { .. })),
         }
@@ -119,7 +123,9 @@ impl Pair {
         cut: bool,
     ) -> (Result<bool, TokenizeError>, Vec<u32>) {
         let mut ids = Vec::new();
-        let result = self.ours.encode(prompt, text, max_tokens, side, cut, &mut ids);
+        let result = self
+            .ours
+            .encode(prompt, text, max_tokens, side, cut, &mut ids);
         match result {
             Ok(encoded) => {
                 assert_eq!(encoded.tokens, ids.len());

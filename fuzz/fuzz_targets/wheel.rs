@@ -85,7 +85,11 @@ fn ask_for(store: &Store, name: &str) {
         assert!(path.is_absolute() && path.join("config.json").is_file());
     }
     if let Ok(pulled) = pull(store, name, &scratch().join("from")) {
-        assert_eq!(pulled.path.parent(), Some(store.root()), "{name:?} left the cache");
+        assert_eq!(
+            pulled.path.parent(),
+            Some(store.root()),
+            "{name:?} left the cache"
+        );
         assert_eq!(store.resolve(name).ok(), Some(pulled.path.clone()));
         if pulled.path.ends_with(MODEL) {
             restore(&pulled.path);

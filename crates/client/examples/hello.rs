@@ -1,5 +1,10 @@
 //! Embeds two sentences and prints how alike they are. Start an instance first: `embedring up`.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "an example talks to the person who runs it"
+)]
+
 use std::error::Error;
 
 use embedring_client::Client;

@@ -20,7 +20,11 @@ pub fn ring_bell(bell: &Bell) {
 /// Wakes all who sleep, whether they are counted or not.
 pub fn wake_sleepers(bell: &Bell) {
     // A wake has no way to fail that anybody could act on.
-    let _woken = futex::wake(&bell.rings, futex::Flags::empty(), i32::MAX.unsigned_abs());
+    let _woken = futex::wake(
+        bell.rings.as_std(),
+        futex::Flags::empty(),
+        i32::MAX.unsigned_abs(),
+    );
 }
 
 /// Sleeps until the bell has rung since `seen` was read from `rings`, or `timeout` is over, or for
@@ -34,7 +38,12 @@ pub fn sleep_on(bell: &Bell, seen: u32, timeout: Duration) {
             tv_nsec: timeout.subsec_nanos().into(),
         };
         // Woken, timed out, interrupted, or the word had changed: the caller looks again.
-        let _woken = futex::wait(&bell.rings, futex::Flags::empty(), seen, Some(&timeout));
+        let _woken = futex::wait(
+            bell.rings.as_std(),
+            futex::Flags::empty(),
+            seen,
+            Some(&timeout),
+        );
     }
     bell.sleepers.fetch_sub(1, Ordering::SeqCst);
 }

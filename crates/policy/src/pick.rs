@@ -36,14 +36,15 @@ pub fn pick_batch(
             if is_urgent(text, now_ns) != urgent {
                 continue;
             }
-            let with_it = tokens.saturating_add(text.tokens);
-            let fits = chosen.len() < texts_max && with_it <= tokens_max;
+            // Checked, since the bound comes from the plan and may be any number.
+            let with_it = tokens.checked_add(text.tokens);
+            let fits = chosen.len() < texts_max && with_it.is_some_and(|sum| sum <= tokens_max);
             if !fits && !chosen.is_empty() {
                 // Stopping at the first that does not fit keeps the order within its class.
                 break;
             }
             chosen.push(index);
-            tokens = with_it;
+            tokens = with_it.unwrap_or(u64::MAX);
         }
     }
     chosen.len()
@@ -100,6 +101,7 @@ mod tests {
     fn token_counts_do_not_wrap_around() {
         let waiting = [text(Class::Bulk, u64::MAX, 0), text(Class::Bulk, 2, 0)];
         assert_eq!(picked(&waiting, 0, 10, 9), [0]);
+        assert_eq!(picked(&waiting, 0, u64::MAX, 9), [0]);
     }
 
     proptest! {

@@ -10,20 +10,19 @@ use embedring_ipc::{
     BellsMap, BoardMap, Instance, WaitStrategy, Waiter, WorkerPlace, WorkerRing, ring_bell,
 };
 use embedring_model::{Backend, PackedBatch};
-use embedring_policy::Cost;
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
     BoardHeader, Counter, Name, Report, Stage, Status, WorkerIdentity, WorkerState,
 };
 
-use crate::intake::{Gate, Intake};
+use crate::intake::{Gate, Host, Intake};
 use crate::memory::MemoryGuard;
 use crate::model::Served;
 use crate::queue::Batch;
 use crate::{WorkerError, WorkerOptions};
 
 /// Longest sleep at the ring: how soon a stop or an idle time-out is noticed.
-const SLICE: Duration = Duration::from_millis(20);
+const SLICE: Duration = Duration::from_millis(100);
 /// A batch predicted to run shorter than this is not worth waking the intake thread for.
 const HAND_OVER_FROM_NS: u64 = 1_000_000;
 /// How long a worker that ends goes on answering what it has.
@@ -80,6 +79,9 @@ struct Engine<'a> {
     batch: Batch,
     pooled: Vec<f32>,
     batches: u64,
+    /// What a token took in the last batch: enough to tell a batch of microseconds from one of
+    /// milliseconds, with or without a plan.
+    ns_per_token: Option<u64>,
 }
 
 /// Serves until `stop` is set. `on_ready` is called once, when requests are taken.
@@ -99,16 +101,8 @@ pub fn run(
     let mut place = WorkerPlace::claim(&board, &bells, &options.name)?;
     let served = Arc::new(Served::open(&options.model, options.threads)?);
     let backend = served.load()?;
-    let mut memory = MemoryGuard::new(options.memory_max_bytes);
-    if memory.is_over(place.slot(), now_ns()) {
-        let rss_bytes = memory.rss_bytes();
-        return Err(WorkerError::MemoryBound {
-            name: options.name.clone(),
-            max_bytes: options.memory_max_bytes,
-            rss_bytes,
-            need_bytes: rss_bytes + (64 << 20),
-        });
-    }
+    place.slot().count(Counter::Loads, 1);
+    let memory = bounded_memory(options, &place)?;
     let identity = describe(&mut place, &served);
     let ring =
         WorkerRing::create(&instance, place.incarnation(), options.limits).map_err(|source| {
@@ -117,21 +111,17 @@ pub fn run(
                 source,
             }
         })?;
-    place.slot().count(Counter::Loads, 1);
     let place = Arc::new(place);
-    let slots = (
-        options.limits.request_slot_bytes,
-        options.limits.response_slot_bytes,
-    );
     let intake = Intake::new(
+        options,
         ring,
+        Host {
+            instance,
+            board,
+            bells,
+            place: Arc::clone(&place),
+        },
         Arc::clone(&served),
-        instance,
-        board,
-        bells,
-        Arc::clone(&place),
-        options.queue,
-        slots,
     );
     let shared = Shared {
         intake: Mutex::new(intake),
@@ -153,6 +143,7 @@ pub fn run(
         batch: Batch::default(),
         pooled: Vec::new(),
         batches: 0,
+        ns_per_token: None,
     };
     std::thread::scope(|scope| {
         std::thread::Builder::new()
@@ -164,6 +155,24 @@ pub fn run(
         shared.set_running(false);
         ended
     })
+}
+
+/// The memory guard, once it is known that the bound leaves room beside the loaded model.
+fn bounded_memory(
+    options: &WorkerOptions,
+    place: &WorkerPlace,
+) -> Result<MemoryGuard, WorkerError> {
+    let mut memory = MemoryGuard::new(options.memory_max_bytes);
+    if memory.is_over(place.slot(), now_ns()) {
+        let rss_bytes = memory.rss_bytes();
+        return Err(WorkerError::MemoryBound {
+            name: options.name.clone(),
+            max_bytes: options.memory_max_bytes,
+            rss_bytes,
+            need_bytes: rss_bytes + (64 << 20),
+        });
+    }
+    Ok(memory)
 }
 
 fn board_header(options: &WorkerOptions) -> BoardHeader {
@@ -292,7 +301,7 @@ impl Engine<'_> {
         let tokens = self.batch.ids.len() as u64;
         self.pooled.resize(texts * self.served.dimensions(), 0.0);
         let slot = self.shared.place.slot();
-        let hand_over = self.predicted_ns(tokens) >= HAND_OVER_FROM_NS;
+        let hand_over = self.is_worth_a_hand_over(tokens);
         let begun_ns = now_ns();
         slot.busy_since_ns.store(begun_ns, Ordering::Relaxed);
         if hand_over {
@@ -308,6 +317,7 @@ impl Engine<'_> {
         slot.busy_since_ns.store(0, Ordering::Relaxed);
         let run_ns = finished_ns - begun_ns;
         self.batches += 1;
+        self.ns_per_token = Some(run_ns / tokens.max(1));
         slot.count(Counter::Batches, 1);
         slot.count(Counter::Tokens, tokens);
         slot.histogram(Stage::Run).record(run_ns);
@@ -323,10 +333,10 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn predicted_ns(&self, tokens: u64) -> u64 {
-        let intake = self.shared.intake();
-        let plan = intake.plan(now_ns());
-        Cost::from_plan(plan.as_ref(), intake.index()).batch_ns(tokens)
+    /// True for a batch that runs so long that the ring should be served meanwhile.
+    fn is_worth_a_hand_over(&self, tokens: u64) -> bool {
+        self.ns_per_token
+            .is_none_or(|per_token| per_token.saturating_mul(tokens) >= HAND_OVER_FROM_NS)
     }
 
     /// Runs the model on the batch; false when it failed.

@@ -15,6 +15,7 @@ use embedring_protocol::{
     TextFault, Truncation, WorkerIndex, response_bytes,
 };
 
+use crate::WorkerOptions;
 use crate::model::Served;
 use crate::queue::Queue;
 use crate::request::Request;
@@ -30,6 +31,14 @@ pub(crate) enum Gate {
     Open,
     Ending,
     MemoryFull,
+}
+
+/// What a worker shares with the other processes of its instance.
+pub(crate) struct Host {
+    pub(crate) instance: Instance,
+    pub(crate) board: Arc<BoardMap>,
+    pub(crate) bells: Arc<BellsMap>,
+    pub(crate) place: Arc<WorkerPlace>,
 }
 
 /// The ring's end and everything that waits. One thread at a time has it.
@@ -87,20 +96,19 @@ impl Refused {
 }
 
 impl Intake {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "called once, by the engine, with its own parts"
-    )]
     pub(crate) fn new(
+        options: &WorkerOptions,
         ring: WorkerRing,
+        host: Host,
         served: Arc<Served>,
-        instance: Instance,
-        board: Arc<BoardMap>,
-        bells: Arc<BellsMap>,
-        place: Arc<WorkerPlace>,
-        bounds: Bounds,
-        slots: (usize, usize),
     ) -> Self {
+        let Host {
+            instance,
+            board,
+            bells,
+            place,
+        } = host;
+        let limits = options.limits;
         Self {
             ring,
             queue: Queue::default(),
@@ -111,10 +119,10 @@ impl Intake {
             board,
             bells,
             place,
-            bounds,
-            request_slot_bytes: slots.0,
-            response_slot_bytes: slots.1,
-            copy: Vec::with_capacity(slots.0),
+            bounds: options.queue,
+            request_slot_bytes: limits.request_slot_bytes,
+            response_slot_bytes: limits.response_slot_bytes,
+            copy: Vec::with_capacity(limits.request_slot_bytes),
             free_looked_ns: 0,
             free_bytes: u64::MAX,
         }
@@ -345,7 +353,9 @@ impl Intake {
                 request.ids.truncate(start);
                 let fault = match error {
                     TokenizeError::CutTooShort { .. } => TextFault::CutTooShort,
-                    _ => TextFault::Tokenizer,
+                    TokenizeError::WindowTooSmall { .. } | TokenizeError::Library(_) => {
+                        TextFault::Tokenizer
+                    }
                 };
                 RowMeta::new(0, RowFlags::fault(fault))
             }
