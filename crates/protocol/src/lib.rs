@@ -28,6 +28,7 @@ mod board;
 mod histogram;
 mod ids;
 pub mod limits;
+mod options;
 mod plan;
 mod request;
 mod response;
@@ -41,11 +42,11 @@ pub use board::{
 };
 pub use histogram::{BUCKETS, Histogram, bucket_of, bucket_upper_ns, quantile_ns};
 pub use ids::{ClientIndex, ModelId, Name, NameError, ProcessId, WorkerIndex};
+pub use options::{Class, NormalizeOption, PromptKind, Truncation};
 pub use plan::{Load, Plan, Report, WorkerPlan};
 pub use request::{
-    Class, NormalizeOption, PromptKind, REQUEST_HEADER_BYTES, RequestError, RequestHeader,
-    RequestView, RequestWriteError, RequestWriter, TEXT_ENTRY_BYTES, TextFlags, Truncation,
-    request_bytes,
+    REQUEST_HEADER_BYTES, RequestError, RequestHeader, RequestView, RequestWriteError,
+    RequestWriter, TEXT_ENTRY_BYTES, TextFlags, request_bytes,
 };
 pub use response::{
     RESPONSE_HEADER_BYTES, ROW_META_BYTES, ResponseError, ResponseHeader, ResponseView,

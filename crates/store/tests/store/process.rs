@@ -17,7 +17,6 @@ const NAME: &str = "EMBEDRING_STORE_TEST_NAME";
 
 /// Not a test: what the processes that tests start do. Does nothing when started by hand.
 #[test]
-#[ignore = "started by other tests, as a process of its own"]
 fn child() {
     let Ok(name) = env::var(NAME) else { return };
     let pulled = Store::from_env()
@@ -58,7 +57,7 @@ impl Puller {
             command.env_remove(proxy).env_remove(proxy.to_lowercase());
         }
         let mut child = command
-            .args(["--exact", "process::child", "--ignored", "--nocapture"])
+            .args(["--exact", "process::child", "--nocapture"])
             .env(NAME, "org/small")
             .env("EMBEDRING_MODELS", bench.store.root())
             .env_remove("EMBEDRING_MODEL_SOURCE")
