@@ -13,7 +13,7 @@ use embedring_ipc::{InstanceOptions, WaitStrategy, Waiter, is_alive};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{Precision, WorkerIndex, WorkerState};
 
-use crate::call::Call;
+use crate::call::{Call, Tick};
 use crate::embeddings::Embeddings;
 use crate::error::{ConnectError, EmbedError};
 use crate::options::Options;
@@ -62,19 +62,19 @@ impl Inner {
     /// Advances a call; connects anew when the instance it knew is gone.
     fn advance<L, S>(
         &self,
+        session: &Arc<Session>,
         call: &mut Call<L>,
-        look_at_peers: bool,
+        tick: Option<Tick>,
     ) -> Result<Option<Embeddings<'static>>, EmbedError>
     where
         L: AsRef<[S]>,
         S: AsRef<str>,
     {
-        let session = self.session();
-        if let Some(done) = call.advance::<S>(&session, look_at_peers)? {
+        if let Some(done) = call.advance::<S>(session, tick)? {
             return Ok(Some(done.into_embeddings()));
         }
-        if look_at_peers && call.is_hopeless(&session) {
-            self.reconnect(&session)?;
+        if tick.is_some_and(|tick| tick.look_at_peers) && call.is_hopeless(session) {
+            self.reconnect(session)?;
         }
         Ok(None)
     }
@@ -89,14 +89,16 @@ impl Inner {
         if !Arc::ptr_eq(&session, old) {
             return Ok(());
         }
-        if old.instance.still_there() {
+        if old.is_current() {
             return Err(no_worker());
         }
-        let fresh = Session::open(&self.options).map_err(|error| match error {
-            ConnectError::Instance(_) | ConnectError::Map(_) => no_worker(),
-            ConnectError::Claim(_) => EmbedError::Connect(error),
-        })?;
-        *session = Arc::new(fresh);
+        match Session::open(&self.options) {
+            Ok(fresh) => *session = Arc::new(fresh),
+            // Started again a moment ago: its board comes.
+            Err(ConnectError::Map(_)) if old.instance.role_is_held("up") => {}
+            Err(ConnectError::Instance(_) | ConnectError::Map(_)) => return Err(no_worker()),
+            Err(error @ ConnectError::Claim(_)) => return Err(EmbedError::Connect(error)),
+        }
         Ok(())
     }
 }
@@ -258,7 +260,7 @@ impl Client {
         options: &Options,
     ) -> Result<Embeddings<'_>, EmbedError> {
         let mut call = Call::new::<S>(texts, options)?;
-        self.wait::<&[S], S>(&mut call)
+        self.wait::<&[S], S>(&mut call, || Ok(()))
     }
 
     /// Embeds texts in the background of the caller: sends what fits into the rings and returns. Keep
@@ -301,20 +303,29 @@ impl Client {
         }
     }
 
-    fn wait<L, S>(&self, call: &mut Call<L>) -> Result<Embeddings<'static>, EmbedError>
+    fn wait<L, S>(
+        &self,
+        call: &mut Call<L>,
+        mut meanwhile: impl FnMut() -> Result<(), EmbedError>,
+    ) -> Result<Embeddings<'static>, EmbedError>
     where
         L: AsRef<[S]>,
         S: AsRef<str>,
     {
         let mut waiter = Waiter::new(self.inner.wait, SLICE);
         let mut looked_ns = now_ns();
+        let mut session = self.inner.session();
         loop {
-            let session = self.inner.session();
-            waiter.before_look(session.bell());
-            let look_at_peers = is_time_to_look(&mut looked_ns);
-            if let Some(done) = self.inner.advance(call, look_at_peers)? {
+            let tick = waiter
+                .before_look(session.bell())
+                .then(|| tick(&mut looked_ns));
+            if let Some(done) = self.inner.advance(&session, call, tick)? {
                 return Ok(done);
             }
+            if tick.is_some() {
+                session = self.inner.session();
+            }
+            meanwhile()?;
             waiter.pause(session.bell(), call.deadline_ns);
         }
     }
@@ -356,13 +367,17 @@ impl Client {
 }
 
 /// Looking at other processes' lives costs a system call each: once per slice is enough.
-fn is_time_to_look(looked_ns: &mut u64) -> bool {
-    let now = now_ns();
-    let due = now.saturating_sub(*looked_ns) >= embedring_ipc::clock::to_ns(SLICE) * 4 / 5;
-    if due {
-        *looked_ns = now;
+fn tick(looked_ns: &mut u64) -> Tick {
+    let now_ns = now_ns();
+    let since_ns = now_ns.saturating_sub(*looked_ns);
+    let look_at_peers = since_ns >= embedring_ipc::clock::to_ns(SLICE) * 4 / 5;
+    if look_at_peers {
+        *looked_ns = now_ns;
     }
-    due
+    Tick {
+        now_ns,
+        look_at_peers,
+    }
 }
 
 /// A call under way. Dropping it cancels.
@@ -388,11 +403,9 @@ impl<'c, S: AsRef<str>> Pending<'c, S> {
     /// See [`EmbedError`].
     pub fn poll(&mut self) -> Result<bool, EmbedError> {
         if self.done.is_none() {
-            let look = is_time_to_look(&mut self.looked_ns);
-            self.done = self
-                .client
-                .inner
-                .advance::<Vec<S>, S>(&mut self.call, look)?;
+            let inner = &self.client.inner;
+            let tick = Some(tick(&mut self.looked_ns));
+            self.done = inner.advance::<Vec<S>, S>(&inner.session(), &mut self.call, tick)?;
         }
         Ok(self.done.is_some())
     }
@@ -401,10 +414,22 @@ impl<'c, S: AsRef<str>> Pending<'c, S> {
     ///
     /// # Errors
     /// See [`EmbedError`].
-    pub fn wait(mut self) -> Result<Embeddings<'c>, EmbedError> {
+    pub fn wait(self) -> Result<Embeddings<'c>, EmbedError> {
+        self.wait_with(|| Ok(()))
+    }
+
+    /// Waits for the rows, and calls `meanwhile` now and then: to poll the other calls of a
+    /// pipeline, which otherwise keep the request slots that this one may be short of.
+    ///
+    /// # Errors
+    /// See [`EmbedError`]; and what `meanwhile` returns.
+    pub fn wait_with(
+        mut self,
+        meanwhile: impl FnMut() -> Result<(), EmbedError>,
+    ) -> Result<Embeddings<'c>, EmbedError> {
         match self.done.take() {
             Some(done) => Ok(done),
-            None => self.client.wait::<Vec<S>, S>(&mut self.call),
+            None => self.client.wait::<Vec<S>, S>(&mut self.call, meanwhile),
         }
     }
 }
@@ -444,8 +469,8 @@ impl<'a, S: AsRef<str>> Future for EmbedFuture<'a, S> {
             tracing::error!(%error, "the thread that wakes futures could not be started");
             return Poll::Ready(Err(EmbedError::Worker));
         }
-        let look = is_time_to_look(&mut this.looked_ns);
-        match inner.advance::<&[S], S>(&mut call, look) {
+        let tick = Some(tick(&mut this.looked_ns));
+        match inner.advance::<&[S], S>(&inner.session(), &mut call, tick) {
             Ok(Some(done)) => Poll::Ready(Ok(done)),
             Ok(None) => {
                 this.call = Some(Ok(call));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use embedring_ipc::Reply;
@@ -14,11 +15,11 @@ pub struct PartInfo {
     /// Which texts of the list it carried.
     pub texts: Range<usize>,
     /// Name of the worker.
-    pub worker: String,
+    pub worker: Arc<str>,
     /// Its device.
-    pub device: String,
+    pub device: Arc<str>,
     /// Its model.
-    pub model: String,
+    pub model: Arc<str>,
     /// Arithmetic of the rows.
     pub precision: Precision,
     /// Between arrival at the worker and the start of its first batch.

@@ -22,6 +22,8 @@ const HEARTBEAT_STALE_NS: u64 = 1_000_000_000;
 pub(crate) struct Connection {
     pub(crate) index: WorkerIndex,
     pub(crate) identity: WorkerIdentity,
+    /// Names of the worker, its device and its model, made once for all answers.
+    pub(crate) names: [Arc<str>; 3],
     pub(crate) ring: ClientRing,
     liveness: Option<Liveness>,
     /// Tokens sent and not answered, as estimated: the board learns of them only when the worker
@@ -175,6 +177,8 @@ impl Session {
         let connection = Arc::new(Connection {
             index,
             identity: *identity,
+            names: [identity.name, identity.device, identity.model]
+                .map(|name| name.to_text().into()),
             ring,
             liveness: Some(liveness),
             in_flight_tokens: AtomicU64::new(0),
@@ -207,7 +211,13 @@ impl Session {
                     .read()
                     .is_some_and(|identity| is_alive(identity.process))
         });
-        starting || self.instance.role_is_held("up")
+        self.is_current() && (starting || self.instance.role_is_held("up"))
+    }
+
+    /// True while the instance is the one that was connected to: not stopped, and not started again
+    /// in the meantime.
+    pub(crate) fn is_current(&self) -> bool {
+        self.instance.still_there() && self.board.is_current()
     }
 
     /// Names of the models that are served.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Gid, flock};
 use rustix::io::Errno;
@@ -12,6 +13,11 @@ use rustix::process::geteuid;
 use thiserror::Error;
 
 use crate::users::{group_id, group_name, user_id, user_name};
+
+/// Bytes that must be left on the file system of an instance before anybody writes to a page of it
+/// that may not be allocated yet: such a write on a full tmpfs is a bus error. Far more than all
+/// processes of an instance take in the time between the look and the write.
+pub const ROOM_BYTES_MIN: u64 = 2 << 20;
 
 /// Where an instance lies and who may use it.
 #[derive(Clone, Debug)]
@@ -62,6 +68,10 @@ impl InstanceOptions {
             .join(format!("{}-{owner}-{}", self.prefix, self.instance)))
     }
 }
+
+/// How often, and after which pause, a role that seems taken is tried again.
+const LOCK_TRIES: u32 = 10;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
 /// Why an instance can not be used.
 #[derive(Debug, Error)]
@@ -197,13 +207,19 @@ impl Instance {
     /// When the directory belongs to somebody else, can not be made, or the group is not to be had.
     pub fn create(options: &InstanceOptions) -> Result<Self, InstanceError> {
         let path = options.path()?;
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        let is_ours = match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => return Err(io_error("make the directory", &path, source)),
-        }
+        };
         let instance = Self::check(options, path)?;
-        instance.set_access(options)?;
+        if let Err(error) = instance.set_access(options) {
+            if is_ours {
+                // Empty still; if it can not be removed either, the error to tell is the first.
+                drop(fs::remove_dir(&instance.path));
+            }
+            return Err(error);
+        }
         Ok(instance)
     }
 
@@ -316,6 +332,12 @@ impl Instance {
         rustix::fs::statvfs(&self.path).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
     }
 
+    /// True while there is enough left that ring slots can be written for the first time.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.free_bytes() >= ROOM_BYTES_MIN
+    }
+
     /// # Errors
     /// When fewer than `need_bytes` are left.
     pub fn require_free(&self, need_bytes: u64) -> Result<(), InstanceError> {
@@ -344,7 +366,16 @@ impl Instance {
             .mode(0o660)
             .open(&path)
             .map_err(|source| io_error("open", &path, source))?;
-        match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        let mut locked = flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive);
+        for _ in 0..LOCK_TRIES {
+            if locked != Err(Errno::WOULDBLOCK) {
+                break;
+            }
+            // Perhaps only somebody in `role_is_held`, who has it for a moment.
+            std::thread::sleep(LOCK_AGAIN_AFTER);
+            locked = flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive);
+        }
+        match locked {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 return Err(InstanceError::AlreadyRunning {

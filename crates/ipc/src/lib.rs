@@ -36,7 +36,7 @@ mod wait;
 
 pub use bell::{ring_bell, sleep_on, wake_sleepers};
 pub use cleanup::{Cleaned, clean_up_dead};
-pub use instance::{Instance, InstanceError, InstanceOptions, RoleLock};
+pub use instance::{Instance, InstanceError, InstanceOptions, ROOM_BYTES_MIN, RoleLock};
 pub use map::{BellsMap, BoardMap, MapError};
 pub use process::{Liveness, current_process, is_alive, resident_bytes};
 pub use registry::{ClaimError, ClientPlace, WorkerPlace, free_dead_places};

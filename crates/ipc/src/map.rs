@@ -5,7 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use embedring_protocol::sync::Ordering;
@@ -65,6 +65,8 @@ pub enum MapError {
 #[derive(Debug)]
 struct Shared<T> {
     map: MmapRaw,
+    /// Of the file, to tell it from a later one in its place.
+    inode: u64,
     value: PhantomData<T>,
 }
 
@@ -144,8 +146,8 @@ impl<T> Shared<T> {
             path: path.to_path_buf(),
             source,
         };
-        let bytes = file.metadata().map_err(io)?.len();
-        if bytes != size_of::<T>() as u64 {
+        let metadata = file.metadata().map_err(io)?;
+        if metadata.len() != size_of::<T>() as u64 {
             return Err(MapError::Version {
                 path: path.to_path_buf(),
             });
@@ -159,6 +161,7 @@ impl<T> Shared<T> {
         };
         Ok(Self {
             map,
+            inode: metadata.ino(),
             value: PhantomData,
         })
     }
@@ -170,6 +173,7 @@ pub struct BoardMap {
     shared: Shared<BoardLayout>,
     header: BoardHeader,
     lock: Option<File>,
+    path: PathBuf,
 }
 
 impl BoardMap {
@@ -215,6 +219,7 @@ impl BoardMap {
             shared,
             header: running,
             lock: Some(lock),
+            path,
         })
     }
 
@@ -230,6 +235,7 @@ impl BoardMap {
             shared,
             header,
             lock: None,
+            path,
         })
     }
 
@@ -237,6 +243,13 @@ impl BoardMap {
     #[must_use]
     pub fn header(&self) -> &BoardHeader {
         &self.header
+    }
+
+    /// True while the file mapped here is the instance's board: not removed, and not made anew by
+    /// a later start of the instance.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|now| now.ino() == self.shared.inode)
     }
 
     /// Keeps other servers of the instance from changing who has which place. `None` for a board

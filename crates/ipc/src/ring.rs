@@ -196,8 +196,11 @@ impl Incoming {
     pub fn reply(&self, bytes: usize) -> Result<ReplyLoan, RingError> {
         let loan = self
             .active
-            .loan_slice(bytes)
+            .loan_slice_uninit(bytes)
             .map_err(|error| loan_error(error, bytes))?;
+        // SAFETY: any byte is a valid `u8`, and the slot lies in a mapping that the kernel filled with
+        // zeros: it holds what earlier messages left. Zeroing 64 KiB first would cost 2 µs.
+        let loan = unsafe { loan.assume_init() };
         Ok(ReplyLoan { loan })
     }
 }
@@ -264,6 +267,10 @@ impl ClientRing {
         limits: RingLimits,
     ) -> Result<Self, RingError> {
         use iceoryx2::service::port_factory::client::ClientCreateError;
+        // iceoryx2's own files can not be allocated beforehand.
+        if !instance.has_room() {
+            return Err(RingError::NoMemory);
+        }
         let node = node(instance)?;
         let service = builder!(node, &service_name(incarnation)?, limits)
             .open()
@@ -303,8 +310,10 @@ impl ClientRing {
     pub fn loan(&self, bytes: usize) -> Result<Loan, RingError> {
         let loan = self
             .client
-            .loan_slice(bytes)
+            .loan_slice_uninit(bytes)
             .map_err(|error| loan_error(error, bytes))?;
+        // SAFETY: as in `Incoming::reply`.
+        let loan = unsafe { loan.assume_init() };
         Ok(Loan { loan })
     }
 }

@@ -6,7 +6,7 @@ use embedring_protocol::Bell;
 use embedring_protocol::sync::Ordering;
 
 use crate::bell::sleep_on;
-use crate::clock::now_ns;
+use crate::clock::{now_ns, to_ns};
 
 /// How a process waits for its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +30,19 @@ impl Default for WaitStrategy {
     }
 }
 
-/// Spins between two looks at the clock: about a microsecond.
-const SPINS_PER_LOOK: u32 = 32;
+/// Looks between two readings of the clock while spinning: reading it costs as much as a look.
+const LOOKS_PER_TICK: u32 = 16;
 
-/// One wait for one thing. Make a new one for each; ask [`Waiter::pause`] between two looks.
+/// One wait for one thing. Make a new one for each; call [`Waiter::before_look`] before each look and
+/// [`Waiter::pause`] after one that found nothing.
 #[derive(Debug)]
 pub struct Waiter {
     strategy: WaitStrategy,
     slice: Duration,
     spin_until_ns: u64,
-    seen: Option<u32>,
+    looks_to_tick: u32,
+    has_slept: bool,
+    seen: u32,
 }
 
 impl Waiter {
@@ -50,50 +53,56 @@ impl Waiter {
             strategy,
             slice,
             spin_until_ns: 0,
-            seen: None,
+            looks_to_tick: 0,
+            has_slept: false,
+            seen: 0,
         }
     }
 
-    /// Call before each look, so that a ring between the look and the sleep is not missed.
-    pub fn before_look(&mut self, bell: &Bell) {
-        self.seen = Some(bell.rings.load(Ordering::SeqCst));
+    /// Remembers the bell, so that a ring between the look and the sleep is not missed. True when the
+    /// time is worth reading: at the first look, after a sleep, and now and then while spinning.
+    pub fn before_look(&mut self, bell: &Bell) -> bool {
+        self.seen = bell.rings.load(Ordering::SeqCst);
+        let is_tick = self.looks_to_tick == 0;
+        self.looks_to_tick = if is_tick {
+            LOOKS_PER_TICK
+        } else {
+            self.looks_to_tick
+        } - 1;
+        is_tick
     }
 
-    /// Passes some time after a look that found nothing, until `deadline_ns` at the latest. True when
-    /// it slept, which is the moment to look at the peer's life.
-    pub fn pause(&mut self, bell: &Bell, deadline_ns: u64) -> bool {
+    /// Passes some time after a look that found nothing, until `deadline_ns` at the latest.
+    pub fn pause(&mut self, bell: &Bell, deadline_ns: u64) {
         match self.strategy {
-            WaitStrategy::Poll => {
-                spin();
-                false
-            }
+            WaitStrategy::Poll => std::hint::spin_loop(),
             WaitStrategy::Block => self.sleep(bell, deadline_ns),
-            WaitStrategy::Adaptive { spin: time } => {
-                let now = now_ns();
-                if self.spin_until_ns == 0 {
-                    self.spin_until_ns = now + crate::clock::to_ns(time);
+            WaitStrategy::Adaptive { spin } => {
+                if self.has_slept || self.has_spun(spin) {
+                    self.sleep(bell, deadline_ns);
+                } else {
+                    std::hint::spin_loop();
                 }
-                if now < self.spin_until_ns {
-                    spin();
-                    return false;
-                }
-                self.sleep(bell, deadline_ns)
             }
         }
     }
 
-    fn sleep(&mut self, bell: &Bell, deadline_ns: u64) -> bool {
-        let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
-        let seen = self
-            .seen
-            .unwrap_or_else(|| bell.rings.load(Ordering::SeqCst));
-        sleep_on(bell, seen, self.slice.min(left));
-        true
+    /// True once the time to spin is over; the clock is read once per tick.
+    fn has_spun(&mut self, time: Duration) -> bool {
+        if self.looks_to_tick != 0 {
+            return false;
+        }
+        let now = now_ns();
+        if self.spin_until_ns == 0 {
+            self.spin_until_ns = now.saturating_add(to_ns(time));
+        }
+        now >= self.spin_until_ns
     }
-}
 
-fn spin() {
-    for _ in 0..SPINS_PER_LOOK {
-        std::hint::spin_loop();
+    fn sleep(&mut self, bell: &Bell, deadline_ns: u64) {
+        let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
+        sleep_on(bell, self.seen, self.slice.min(left));
+        self.has_slept = true;
+        self.looks_to_tick = 0;
     }
 }

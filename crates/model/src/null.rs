@@ -29,22 +29,27 @@ impl NullBackend {
 
     /// Writes the pooled row of one sequence: numbers in `[-1, 1)`, never all zero.
     pub fn row(ids: &[u32], row: &mut [f32]) {
-        let mut state = ids.iter().fold(0x9e37_79b9_7f4a_7c15, |state, &id| {
+        let seed = ids.iter().fold(GOLDEN, |state, &id| {
             mix(state ^ u64::from(id).wrapping_add(1))
         });
-        for x in row {
-            state = mix(state);
+        // Each number from the seed and its place alone, not from the one before: no long chain, so
+        // that measuring what is around the backend is not measuring this.
+        for (x, place) in row.iter_mut().zip(0u64..) {
+            let bits = mix(seed.wrapping_add(place.wrapping_mul(GOLDEN)));
             // 23 bits fill the fraction exactly; the half keeps zero out.
             #[expect(clippy::cast_precision_loss, reason = "the upper 23 bits fit an f32")]
-            let fraction = ((state >> 41) as f32 + 0.5) / 4_194_304.0;
+            let fraction = ((bits >> 41) as f32 + 0.5) / 4_194_304.0;
             *x = fraction - 1.0;
         }
     }
 }
 
+/// 2^64 over the golden ratio: an odd number without a pattern.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// A bijection on 64 bits whose every output bit depends on every input bit.
 fn mix(mut x: u64) -> u64 {
-    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = x.wrapping_add(GOLDEN);
     x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     x ^ (x >> 32)

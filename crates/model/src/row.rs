@@ -38,12 +38,7 @@ pub fn finish_row(pooled: &[f32], normalize: bool, out: &mut [f32]) -> Result<()
         return Err(RowError::NotFinite);
     }
     let kept = &pooled[..out.len()];
-    // In f64 neither the squares of large numbers overflow nor those of small ones vanish.
-    let norm = kept
-        .iter()
-        .map(|&x| f64::from(x) * f64::from(x))
-        .sum::<f64>()
-        .sqrt();
+    let norm = sum_of_squares(kept).sqrt();
     if norm == 0.0 {
         return Err(RowError::Zero);
     }
@@ -57,6 +52,23 @@ pub fn finish_row(pooled: &[f32], normalize: bool, out: &mut [f32]) -> Result<()
         *out = scaled;
     }
     Ok(())
+}
+
+/// Partial sums side by side: one long chain of additions would take four times as long as the rest.
+const LANES: usize = 8;
+
+/// In f64 neither the squares of large numbers overflow nor those of small ones vanish. The order of
+/// the additions depends on the length alone, so equal rows have equal sums.
+fn sum_of_squares(row: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += square(x);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&x| square(x)).sum::<f64>()
 }
 
 #[cfg(test)]

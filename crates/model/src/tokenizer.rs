@@ -161,6 +161,14 @@ impl Tokenizer {
             _ => Cow::Owned([prompt, text].concat()),
         };
         if self.lowercase {
+            // Whether a sigma becomes a final one depends on letters any distance away, which the
+            // part that was cut off may have held.
+            if cut && whole.contains('Σ') {
+                return Err(TokenizeError::CutTooShort {
+                    bytes: text.len(),
+                    max_tokens,
+                });
+            }
             whole = Cow::Owned(whole.to_lowercase());
         }
         let found = window::tokens(&self.inner, &self.boundaries, &whole, room, side, cut)

@@ -131,8 +131,16 @@ impl Manifest {
             }
         }
         for entry in &manifest.files {
-            let bytes = fs::metadata(folder.join(&entry.path)).map(|data| data.len());
-            if !bytes.is_ok_and(|bytes| bytes == entry.bytes) {
+            // A path is joined to the folder and read: only those that a pull writes are taken.
+            if !WANTED.iter().any(|wanted| wanted.path == entry.path) {
+                return Err(format!(
+                    "its {FILE} names {}, which no pull writes",
+                    entry.path
+                ));
+            }
+            let is_whole = fs::metadata(folder.join(&entry.path))
+                .is_ok_and(|data| data.is_file() && data.len() == entry.bytes);
+            if !is_whole {
                 return Err(format!("{} is missing or cut", entry.path));
             }
         }

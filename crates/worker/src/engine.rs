@@ -217,7 +217,7 @@ fn serve_ring_while_running(shared: &Shared) {
         let mut waiter = Waiter::new(WaitStrategy::Block, Duration::from_millis(5));
         waiter.before_look(bell);
         // One at a time, so that the engine, back from its batch, waits for one request at most.
-        let taken = shared.intake().poll(u64::MAX, 1);
+        let taken = shared.intake().poll(u64::MAX, 1, now_ns());
         shared.heartbeat();
         if taken == 0
             && *shared
@@ -254,11 +254,17 @@ impl Engine<'_> {
     fn wait_for_batch(&mut self) -> bool {
         let bell = self.shared.place.bell();
         let mut waiter = Waiter::new(self.shared.wait, SLICE);
-        let until_ns = now_ns() + to_ns(SLICE);
+        let mut now = now_ns();
+        let until_ns = now + to_ns(SLICE);
         let mut intake = self.shared.intake();
         loop {
-            waiter.before_look(bell);
-            intake.poll(self.options.batch_tokens_max, usize::MAX);
+            if waiter.before_look(bell) {
+                now = now_ns();
+                if now >= until_ns || self.stop.load(Relaxed) {
+                    return false;
+                }
+            }
+            intake.poll(self.options.batch_tokens_max, usize::MAX, now);
             if intake.queue.has_waiting() {
                 let now = now_ns();
                 intake.drop_lost(now);
@@ -270,9 +276,6 @@ impl Engine<'_> {
                 if !self.batch.items.is_empty() {
                     return true;
                 }
-            }
-            if now_ns() >= until_ns || self.stop.load(Relaxed) {
-                return false;
             }
             waiter.pause(bell, until_ns);
         }
@@ -368,6 +371,8 @@ impl Engine<'_> {
         let texts = u32::try_from(self.batch.items.len()).unwrap_or(u32::MAX);
         let tokens = u32::try_from(self.batch.ids.len()).unwrap_or(u32::MAX);
         let mut last_request = usize::MAX;
+        // Asked once: a batch's rows are far fewer bytes than what must be left.
+        let ran = ran && intake.has_room(now_ns());
         for (index, item) in self.batch.items.iter().enumerate() {
             let row_tokens = self.batch.offsets[index + 1] - self.batch.offsets[index];
             intake.queue.done(row_tokens as u64);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use embedring_ipc::clock::now_ns;
 use embedring_ipc::{
-    BellsMap, BoardMap, Incoming, Instance, RingError, WorkerPlace, WorkerRing, ring_bell,
+    BellsMap, BoardMap, Incoming, Instance, ROOM_BYTES_MIN, RingError, WorkerPlace, WorkerRing,
+    ring_bell,
 };
 use embedring_model::{TokenizeError, TruncationSide};
 use embedring_policy::{Admission, Bounds, Cost, Refusal, admit};
@@ -22,8 +23,8 @@ use crate::request::Request;
 
 /// Bytes that must be left on the instance's tmpfs before an answer is written into it.
 const FREE_BYTES_MIN: u64 = 8 << 20;
-/// Time between two looks at the free bytes.
-const FREE_LOOK_EVERY_NS: u64 = 50_000_000;
+/// Time between two looks at the free bytes. In so short a time nobody fills what is kept free.
+const FREE_LOOK_EVERY_NS: u64 = 1_000_000;
 
 /// Whether requests are taken at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +140,10 @@ impl Intake {
 
     /// Takes at most `requests_max` requests off the ring, until it is empty or more than
     /// `enough_tokens` wait. Returns how many were taken off.
-    pub(crate) fn poll(&mut self, enough_tokens: u64, requests_max: usize) -> usize {
+    pub(crate) fn poll(&mut self, enough_tokens: u64, requests_max: usize, now_ns: u64) -> usize {
         let mut taken = 0;
-        while taken < requests_max
+        while self.has_room(now_ns)
+            && taken < requests_max
             && (self.queue.waiting_tokens() < enough_tokens || self.queue.is_empty())
         {
             match self.ring.receive() {
@@ -157,13 +159,16 @@ impl Intake {
                 }
             }
         }
-        self.publish_load();
+        // Only when there is something new: a store per look would take the line from every reader.
+        if taken > 0 {
+            self.publish_load();
+        }
         taken
     }
 
     /// Refuses everything in the ring without looking at it twice: nothing is taken any more.
     pub(crate) fn refuse_all(&mut self) {
-        let _refused = self.poll(u64::MAX, usize::MAX);
+        let _refused = self.poll(u64::MAX, usize::MAX, now_ns());
     }
 
     fn take(&mut self, incoming: Incoming) {
@@ -249,12 +254,22 @@ impl Intake {
         self.tokenize(request, view)
     }
 
-    fn check_free_bytes(&mut self, now_ns: u64) -> Result<(), Refused> {
+    fn look_at_free_bytes(&mut self, now_ns: u64) -> u64 {
         if now_ns.saturating_sub(self.free_looked_ns) >= FREE_LOOK_EVERY_NS {
             self.free_looked_ns = now_ns;
             self.free_bytes = self.instance.free_bytes();
         }
-        if self.free_bytes < FREE_BYTES_MIN {
+        self.free_bytes
+    }
+
+    /// True while slots can be written. Otherwise nothing at all is: clients then see by themselves
+    /// why they get no answer.
+    pub(crate) fn has_room(&mut self, now_ns: u64) -> bool {
+        self.look_at_free_bytes(now_ns) >= ROOM_BYTES_MIN
+    }
+
+    fn check_free_bytes(&mut self, now_ns: u64) -> Result<(), Refused> {
+        if self.look_at_free_bytes(now_ns) < FREE_BYTES_MIN {
             return Err(Refused::with(Status::MemoryFull));
         }
         Ok(())
@@ -401,6 +416,11 @@ impl Intake {
     pub(crate) fn end(&mut self, request: Request, status: Status) {
         if request.is_abandoned() {
             self.place.slot().count(Counter::Cancelled, 1);
+            return;
+        }
+        if !self.has_room(now_ns()) {
+            // Dropped without a word; the client sees that, and why.
+            self.place.slot().count(Counter::RefusedMemory, 1);
             return;
         }
         self.place.slot().count(Refused::with(status).counter(), 1);

@@ -20,6 +20,7 @@ pub(crate) struct Request {
     pub(crate) dimensions: usize,
     pub(crate) normalize: bool,
     pub(crate) ids: Vec<u32>,
+    /// Where the ids of each text end.
     pub(crate) offsets: Vec<usize>,
     pub(crate) metas: Vec<RowMeta>,
     /// Rows still to come.
@@ -51,9 +52,9 @@ impl Request {
             arrived_ns: 0,
             dimensions: 0,
             normalize: true,
-            ids: Vec::new(),
-            offsets: vec![0],
-            metas: Vec::new(),
+            ids: Vec::with_capacity(64),
+            offsets: Vec::with_capacity(8),
+            metas: Vec::with_capacity(8),
             open_rows: 0,
             timing: Timing::default(),
         }
@@ -64,7 +65,8 @@ impl Request {
     }
 
     pub(crate) fn row_ids(&self, row: usize) -> &[u32] {
-        &self.ids[self.offsets[row]..self.offsets[row + 1]]
+        let start = if row == 0 { 0 } else { self.offsets[row - 1] };
+        &self.ids[start..self.offsets[row]]
     }
 
     /// Writes one row into the response slot. A row that is not finite is a fault of its text.

@@ -268,15 +268,17 @@ impl Run<'_> {
             let Some(flight) = self.calls.pop_front() else {
                 break;
             };
-            // The ones behind it go on while we wait for the first.
-            for behind in &mut self.calls {
-                if let Some(pending) = &mut behind.pending {
-                    pending.poll().map_err(fatal)?;
+            // The ones behind it go on while we wait for the first: they hold slots it may need.
+            let behind = &mut self.calls;
+            let poll_behind = || {
+                for pending in behind.iter_mut().filter_map(|call| call.pending.as_mut()) {
+                    pending.poll()?;
                 }
-            }
+                Ok(())
+            };
             let answer = flight
                 .pending
-                .map(Pending::wait)
+                .map(|pending| pending.wait_with(poll_behind))
                 .transpose()
                 .map_err(fatal)?;
             let mut row = 0;

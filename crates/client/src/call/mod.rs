@@ -27,6 +27,9 @@ const PAUSE_NS: u64 = 10_000_000;
 /// A worker silent for this long while it has our message is given up for another one, if there is one.
 const HUNG_NS: u64 = 3_000_000_000;
 
+/// What a call waits for whose worker refused it for want of memory.
+const NO_MEMORY: &str = "its worker is at its memory bound";
+
 /// A message to be sent.
 #[derive(Clone, Debug)]
 struct Part {
@@ -53,6 +56,15 @@ impl Drop for Flight {
             .in_flight_tokens
             .fetch_sub(self.tokens, Ordering::Relaxed);
     }
+}
+
+/// A look at which the time counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tick {
+    /// The time.
+    pub(crate) now_ns: u64,
+    /// Some time has passed without an answer: the workers' lives are worth a system call each.
+    pub(crate) look_at_peers: bool,
 }
 
 /// What a call came to.
@@ -126,21 +138,31 @@ impl<L> Call<L> {
         })
     }
 
-    /// Receives what has come and sends what can be sent. `look_at_peers` says that some time has
-    /// passed without an answer and the workers' lives are worth a system call.
+    /// Receives what has come; at a tick also sends what can be sent and looks at the time. A tick is
+    /// the first look, and each later one for which the caller finds the clock worth reading.
     pub(crate) fn advance<S>(
         &mut self,
         session: &Arc<Session>,
-        look_at_peers: bool,
+        tick: Option<Tick>,
     ) -> Result<Option<Done>, EmbedError>
     where
         L: AsRef<[S]>,
         S: AsRef<str>,
     {
+        let look_at_peers = tick.is_some_and(|tick| tick.look_at_peers);
+        let in_flight = self.flights.len();
         if let Some(done) = self.receive::<S>(look_at_peers)? {
             return Ok(Some(done));
         }
-        if now_ns() >= self.deadline_ns {
+        // An answer frees a slot, which is reason enough to send what waits for one.
+        if tick.is_none() && self.flights.len() == in_flight {
+            return Ok(None);
+        }
+        // Workers do not touch a ring whose pages they could not get.
+        if look_at_peers && !self.flights.is_empty() && !session.instance.has_room() {
+            return Err(EmbedError::NoMemory);
+        }
+        if tick.is_some_and(|tick| tick.now_ns >= self.deadline_ns) {
             return Err(self.too_late());
         }
         if self.next_text < self.texts.as_ref().len() || !self.again.is_empty() {
@@ -154,6 +176,9 @@ impl<L> Call<L> {
             return EmbedError::Overloaded {
                 retry_after: Duration::from_nanos(self.retry_after_ns),
             };
+        }
+        if self.waiting_for == NO_MEMORY {
+            return EmbedError::NoMemory;
         }
         EmbedError::Deadline {
             timeout: self.options.timeout,
@@ -331,7 +356,7 @@ impl<L> Call<L> {
                 Ok(())
             }
             Status::MemoryFull if flight.part.sent < 200 => {
-                self.send_later(flight, PAUSE_NS * 5, "its worker is at its memory bound");
+                self.send_later(flight, PAUSE_NS * 5, NO_MEMORY);
                 Ok(())
             }
             Status::Internal if flight.part.sent < 2 => {
@@ -369,12 +394,12 @@ impl<L> Call<L> {
 }
 
 fn part_info(flight: &Flight, head: &ResponseHeader) -> PartInfo {
-    let identity = &flight.connection.identity;
+    let [worker, device, model] = flight.connection.names.clone();
     PartInfo {
         texts: flight.part.texts.clone(),
-        worker: identity.name.to_text(),
-        device: identity.device.to_text(),
-        model: identity.model.to_text(),
+        worker,
+        device,
+        model,
         precision: Precision::from_wire(head.precision).unwrap_or(Precision::F32),
         queue: Duration::from_nanos(head.queue_ns),
         tokenize: Duration::from_nanos(head.tokenize_ns),

@@ -121,8 +121,14 @@ impl<L> Call<L> {
 
     fn not_sent(&mut self, error: RingError) -> Result<(), EmbedError> {
         match error {
-            // Answers will come and free slots.
-            RingError::NoSlot => Ok(()),
+            // Answers will come and free slots; those of other calls must be fetched by them.
+            RingError::NoSlot => {
+                if self.flights.is_empty() {
+                    self.waiting_for = "other calls of this client, to be polled or waited for, \
+                                        hold all request slots";
+                }
+                Ok(())
+            }
             RingError::NoMemory => Err(EmbedError::NoMemory),
             RingError::Path | RingError::TooLarge { .. } => Err(EmbedError::Ring(error)),
             // Gone, going, or coming: the next look at the board knows more.

@@ -191,8 +191,8 @@ impl Linear {
         outputs: usize,
     ) -> Result<Self, ModelLoadError> {
         let width = names.len() * outputs;
-        let mut joined = Vec::with_capacity(inputs * width);
-        let mut bias = Vec::with_capacity(width);
+        // Nothing is reserved by what the configuration says: the shapes are checked as they come.
+        let (mut joined, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             joined.extend(file.take(&format!("{name}.weight"), &[outputs, inputs])?);
             bias.extend(file.take(&format!("{name}.bias"), &[outputs])?);
