@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use embedring_ipc::InstanceError;
 use embedring_worker::{Ended, WorkerError};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use sd_notify::NotifyState;
@@ -98,9 +99,10 @@ pub(crate) fn worker(context: &Context, args: &WorkerArgs) -> Result<ExitCode> {
 
 fn exit_code(error: &WorkerError) -> ExitCode {
     match error {
-        WorkerError::Model(_) | WorkerError::MemoryBound { .. } | WorkerError::Map(_) => {
-            ExitCode::from(EXIT_CONFIG)
-        }
+        WorkerError::Model(_)
+        | WorkerError::MemoryBound { .. }
+        | WorkerError::Map(_)
+        | WorkerError::Instance(InstanceError::Full { .. }) => ExitCode::from(EXIT_CONFIG),
         WorkerError::Instance(_)
         | WorkerError::Claim(_)
         | WorkerError::Ring { .. }

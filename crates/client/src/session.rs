@@ -18,6 +18,10 @@ use crate::error::ConnectError;
 /// A worker without a sign of life for this long is not chosen while another one is there.
 const HEARTBEAT_STALE_NS: u64 = 1_000_000_000;
 
+/// Ids of a session begin at the time of its start, shifted by this: room for a thousand requests in
+/// each nanosecond, and bits left for the time of half a year.
+const ID_BITS: u32 = 10;
+
 /// A ring to one start of a worker.
 pub(crate) struct Connection {
     pub(crate) index: WorkerIndex,
@@ -76,7 +80,8 @@ impl Session {
             place,
             limits,
             connections: Mutex::new([const { None }; WORKERS_MAX]),
-            next_id: AtomicU64::new(1),
+            // Unlike the ids of any other session of this host, before or after: see `is_for_another`.
+            next_id: AtomicU64::new((now_ns() << ID_BITS) ^ u64::from(std::process::id())),
         })
     }
 
@@ -119,6 +124,10 @@ impl Session {
                 continue;
             };
             if model != ModelId::ANY && identity.model_id != model {
+                continue;
+            }
+            // Started again between the two looks, and not yet described.
+            if identity.dimensions == 0 {
                 continue;
             }
             let choice = Choice {

@@ -13,6 +13,9 @@ use crate::cost::Cost;
 /// How much each new batch makes older ones count less: half is forgotten after 34 batches.
 const KEEP: f64 = 0.98;
 
+/// How many times its predicted time a batch counts for at most.
+const OUTLIER: u64 = 4;
+
 /// Batches before a worker's measured cost replaces the default.
 const REPORTS_MIN: u64 = 3;
 
@@ -44,7 +47,13 @@ impl Fit {
         reason = "nanoseconds and tokens of one batch"
     )]
     fn add(&mut self, report: &Report) {
-        let (x, y) = (report.tokens as f64, report.run_ns as f64);
+        // One batch during which the process was stopped says nothing about the next. A device that
+        // has really become so slow is believed after a few batches more.
+        let believable_ns = self.cost().map_or(u64::MAX, |cost| {
+            cost.batch_ns(report.tokens).saturating_mul(OUTLIER)
+        });
+        let run_ns = report.run_ns.min(believable_ns);
+        let (x, y) = (report.tokens as f64, run_ns as f64);
         self.reports += 1;
         self.weight = self.weight * KEEP + 1.0;
         self.x = self.x * KEEP + x;
@@ -175,6 +184,22 @@ mod tests {
             planner.observe(2, &report(tokens, ns));
         }
         assert!(planner.plan(INPUT).workers[2].ns_per_token > 0);
+    }
+
+    #[test]
+    fn one_batch_during_a_stop_does_not_count_for_a_minute() {
+        let mut planner = Planner::default();
+        for _ in 0..50 {
+            planner.observe(0, &report(100, 100_000));
+        }
+        planner.observe(0, &report(100, 60_000_000_000));
+        let entry = planner.plan(INPUT).workers[0];
+        assert!((1_000..=1_200).contains(&entry.ns_per_token), "{entry:?}");
+        for _ in 0..200 {
+            planner.observe(0, &report(100, 60_000_000));
+        }
+        let entry = planner.plan(INPUT).workers[0];
+        assert!(entry.ns_per_token > 500_000, "{entry:?}");
     }
 
     #[test]

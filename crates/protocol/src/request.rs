@@ -391,6 +391,14 @@ impl<'a> RequestView<'a> {
         TextEntry::read_from_bytes(bytes).ok()
     }
 
+    /// Id and client of a message that is otherwise no request, so that its sender can be told: an
+    /// answer without the id could be taken for somebody else's. `None` when it is too short for both.
+    #[must_use]
+    pub fn peek_sender(bytes: &[u8]) -> Option<(u64, u32)> {
+        let (header, _) = RequestHeader::read_from_prefix(bytes).ok()?;
+        Some((header.id, header.client))
+    }
+
     /// The header as sent.
     #[must_use]
     pub fn header(&self) -> &RequestHeader {
@@ -523,6 +531,8 @@ mod tests {
             RequestError::Short { bytes: 10 }
         );
         assert_eq!(broken(0, 0), RequestError::Magic);
+        assert_eq!(RequestView::peek_sender(&good), Some((3, 0)));
+        assert_eq!(RequestView::peek_sender(&good[..10]), None);
         assert_eq!(broken(4, 9), RequestError::Version { got: 9 });
         assert_eq!(broken(6, 7), RequestError::Option);
         assert!(matches!(

@@ -180,6 +180,9 @@ impl Intake {
             Ok(view) => self.enter(&mut request, &view, arrived_ns).err(),
             Err(error) => {
                 tracing::debug!(%error, "a message is no request");
+                let (id, client) = RequestView::peek_sender(&copy).unwrap_or_default();
+                request.id = id;
+                request.client = usize::try_from(client).unwrap_or(usize::MAX);
                 Some(Refused::with(Status::BadRequest))
             }
         };

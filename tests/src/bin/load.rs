@@ -73,6 +73,8 @@ fn main() {
     let mut random = Random::new(args[0].parse().unwrap());
     let timeout = Duration::from_millis(args[1].parse().unwrap());
     let reference = args.get(2).map(|path| Reference::read(path));
+    // What the client warns of goes to the test's own stderr.
+    embedring_telemetry::init("warn", embedring_telemetry::LogFormat::Text, "load").unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&stop);
     std::thread::spawn(move || {

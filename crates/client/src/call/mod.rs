@@ -198,6 +198,8 @@ impl<L> Call<L> {
             let ended = look_at_peers && flight.connection.has_ended();
             let connected = flight.pending.is_connected();
             match flight.pending.receive() {
+                // The right one comes behind it, or the worker drops the request.
+                Ok(Some(reply)) if is_for_another(&reply, flight.id) => {}
                 Ok(Some(reply)) => {
                     let flight = self.flights.swap_remove(index);
                     if let Some(done) = self.answer::<S>(flight, reply)? {
@@ -269,12 +271,11 @@ impl<L> Call<L> {
         L: AsRef<[S]>,
         S: AsRef<str>,
     {
-        let view = ResponseView::parse(reply.bytes()).map_err(|_| EmbedError::Protocol)?;
+        let view = ResponseView::parse(reply.bytes()).map_err(|error| {
+            tracing::warn!(%error, "an answer could not be read");
+            EmbedError::Protocol
+        })?;
         let head = *view.header();
-        // A message the worker could not read is answered with id 0.
-        if head.id != flight.id && !(head.id == 0 && head.status() == Status::BadRequest) {
-            return Err(EmbedError::Protocol);
-        }
         if head.status() != Status::Ok {
             self.refused(&flight, &head)?;
             return Ok(None);
@@ -283,7 +284,7 @@ impl<L> Call<L> {
             && head.dimensions as usize == self.dimensions
             && (self.model == ModelId::ANY || head.model == self.model);
         if !fits {
-            return Err(EmbedError::Protocol);
+            return Err(misunderstood(&flight, &head));
         }
         if !self.options.partial {
             let fault = view.metas().iter().enumerate().find_map(|(row, meta)| {
@@ -383,7 +384,7 @@ impl<L> Call<L> {
                 has: head.detail as usize,
             }),
             Status::Internal => Err(EmbedError::Worker),
-            Status::Ok | Status::BadRequest | Status::TooLarge => Err(EmbedError::Protocol),
+            Status::Ok | Status::BadRequest | Status::TooLarge => Err(misunderstood(flight, head)),
         }
     }
 
@@ -391,6 +392,37 @@ impl<L> Call<L> {
     pub(crate) fn is_hopeless(&self, session: &Session) -> bool {
         self.flights.is_empty() && self.choices.is_empty() && !session.worker_may_come()
     }
+}
+
+/// True for an answer to a request of somebody else. The ring takes an answer to a killed client to
+/// whoever got that client's connection, if both have sent as many requests: seen in the kill test.
+/// Our own ids never come twice on a host, so it is always noticed.
+fn is_for_another(reply: &Reply, id: u64) -> bool {
+    let Ok(view) = ResponseView::parse(reply.bytes()) else {
+        return false;
+    };
+    let head = view.header();
+    if head.id == id {
+        return false;
+    }
+    tracing::debug!(id = head.id, wanted_id = id, "an answer for somebody else");
+    true
+}
+
+/// An answer that does not belong to its question. What was wrong with it goes to the log.
+fn misunderstood(flight: &Flight, head: &ResponseHeader) -> EmbedError {
+    tracing::warn!(
+        status = ?head.status(),
+        id = head.id,
+        wanted_id = flight.id,
+        rows = head.row_count,
+        dimensions = head.dimensions,
+        texts = flight.part.texts.len(),
+        sent = flight.part.sent,
+        worker = flight.connection.identity.name.to_text(),
+        "an answer does not fit its question"
+    );
+    EmbedError::Protocol
 }
 
 fn part_info(flight: &Flight, head: &ResponseHeader) -> PartInfo {
