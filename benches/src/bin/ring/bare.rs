@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use embedring_ipc::clock::now_ns;
 use iceoryx2::config::Config;
 use iceoryx2::port::client::Client;
 use iceoryx2::port::listener::Listener;
@@ -15,7 +14,7 @@ use iceoryx2::prelude::{
     SignalHandlingMode, ipc,
 };
 
-use crate::{DIMENSIONS, TEXT_BYTES, Turn, eventually, warm_up};
+use crate::{DIMENSIONS, TEXT_BYTES, Turn, eventually, measure};
 
 /// What our messages take beside text and row: headers and tables.
 const REQUEST_BYTES: usize = TEXT_BYTES + 84;
@@ -200,20 +199,4 @@ pub(crate) fn measure_blocking(dir: &Path, count: usize) -> Result<Turn> {
     };
     eventually("a first answer", &mut once)?;
     measure(count, once)
-}
-
-fn measure(count: usize, mut once: impl FnMut() -> Result<()>) -> Result<Turn> {
-    for _ in 0..warm_up(count) {
-        once()?;
-    }
-    let mut round_trips_ns = Vec::with_capacity(count);
-    for _ in 0..count {
-        let begun_ns = now_ns();
-        once()?;
-        round_trips_ns.push(now_ns() - begun_ns);
-    }
-    Ok(Turn {
-        round_trips_ns,
-        worker_ns: None,
-    })
 }

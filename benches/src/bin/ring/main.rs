@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
+use embedring_ipc::clock::now_ns;
 
 use report::Report;
 
@@ -104,10 +105,23 @@ impl Variant {
     }
 }
 
-/// Round trips of one turn in nanoseconds, and what the worker itself took of each, where known.
+/// Round trips of one turn in nanoseconds, and where the median one spent its time, where known.
 struct Turn {
     round_trips_ns: Vec<u64>,
-    worker_ns: Option<u64>,
+    stages: Option<Stages>,
+}
+
+/// Medians over a turn, in nanoseconds.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+struct Stages {
+    /// In the client, before the message is sent and after the answer is there.
+    client: u64,
+    /// In the worker, from the message taken off the ring to the batch begun, without tokenising.
+    intake: u64,
+    /// Tokenising, and running the backend that has no model.
+    own_work: u64,
+    /// The rest: both ways through the ring, and writing the answer.
+    rings: u64,
 }
 
 fn main() -> Result<ExitCode> {
@@ -194,16 +208,33 @@ impl Drop for Server {
 
 /// Tries until the server is there: it starts at the same moment.
 fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let until_ns = embedring_ipc::clock::now_ns() + 10_000_000_000;
+    let until_ns = now_ns() + 10_000_000_000;
     loop {
         match attempt() {
             Ok(done) => return Ok(done),
-            Err(error) if embedring_ipc::clock::now_ns() > until_ns => {
+            Err(error) if now_ns() > until_ns => {
                 return Err(error.context(format!("{what} within 10 s")));
             }
             Err(_) => std::thread::yield_now(),
         }
     }
+}
+
+/// Times `count` round trips, after some that are not counted.
+fn measure(count: usize, mut once: impl FnMut() -> Result<()>) -> Result<Turn> {
+    for _ in 0..warm_up(count) {
+        once()?;
+    }
+    let mut round_trips_ns = Vec::with_capacity(count);
+    for _ in 0..count {
+        let begun_ns = now_ns();
+        once()?;
+        round_trips_ns.push(now_ns() - begun_ns);
+    }
+    Ok(Turn {
+        round_trips_ns,
+        stages: None,
+    })
 }
 
 /// Round trips before the measured ones.

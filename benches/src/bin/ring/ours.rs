@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use embedring_client::{Client, WaitStrategy};
-use embedring_ipc::clock::now_ns;
+use embedring_ipc::clock::{now_ns, to_ns};
 use embedring_worker::WorkerOptions;
 
-use crate::{DIMENSIONS, TEXT_BYTES, Turn, Variant, eventually, warm_up};
+use crate::{DIMENSIONS, Stages, TEXT_BYTES, Turn, Variant, eventually, warm_up};
 
 const INSTANCE: &str = "bench";
 
@@ -57,22 +57,36 @@ pub(crate) fn measure(variant: Variant, dir: &Path, count: usize) -> Result<Turn
         client.embed(&texts)?;
     }
     let mut round_trips_ns = Vec::with_capacity(count);
-    let mut worker_ns = Vec::with_capacity(count);
+    let mut stages = [const { Vec::new() }; 4];
     for _ in 0..count {
         let begun_ns = now_ns();
         let answer = client.embed(&texts)?;
-        round_trips_ns.push(now_ns() - begun_ns);
+        let took_ns = now_ns() - begun_ns;
+        round_trips_ns.push(took_ns);
         ensure!(
             answer.len() == 1 && answer.dimensions() == DIMENSIONS,
             "a wrong answer"
         );
         let part = &answer.parts()[0];
-        let took = part.tokenize + part.run;
-        worker_ns.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        let intake = part.queue.saturating_sub(part.tokenize);
+        let own_work = part.tokenize + part.run;
+        let rings = part.round_trip.saturating_sub(intake + own_work);
+        stages[0].push(took_ns.saturating_sub(to_ns(part.round_trip)));
+        stages[1].push(to_ns(intake));
+        stages[2].push(to_ns(own_work));
+        stages[3].push(to_ns(rings));
     }
-    worker_ns.sort_unstable();
+    let [client, intake, own_work, rings] = stages.map(|mut stage| {
+        stage.sort_unstable();
+        stage.get(count / 2).copied().unwrap_or(0)
+    });
     Ok(Turn {
         round_trips_ns,
-        worker_ns: worker_ns.get(count / 2).copied(),
+        stages: Some(Stages {
+            client,
+            intake,
+            own_work,
+            rings,
+        }),
     })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::{Args, Turn};
+use crate::{Args, Stages, Turn};
 
 /// One turn of one variant, in nanoseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -23,8 +23,8 @@ pub(crate) struct Row {
     name: String,
     rival: Option<String>,
     turns: Vec<Quantiles>,
-    /// What tokenising and the null backend took of the median round trip, per turn.
-    worker_ns: Vec<u64>,
+    /// Where the median round trip spent its time, per turn.
+    stages: Vec<Stages>,
 }
 
 impl Row {
@@ -35,8 +35,9 @@ impl Row {
         values.get(values.len() / 2).copied().unwrap_or(0)
     }
 
-    fn median_worker_ns(&self) -> Option<u64> {
-        let mut values = self.worker_ns.clone();
+    /// Median over the turns of a stage.
+    fn median_stage(&self, of: impl Fn(&Stages) -> u64) -> Option<u64> {
+        let mut values: Vec<_> = self.stages.iter().map(of).collect();
         values.sort_unstable();
         values.get(values.len() / 2).copied()
     }
@@ -71,14 +72,14 @@ impl Report {
                     name: name.to_owned(),
                     rival,
                     turns: Vec::new(),
-                    worker_ns: Vec::new(),
+                    stages: Vec::new(),
                 });
                 let last = self.rows.len() - 1;
                 &mut self.rows[last]
             }
         };
         row.turns.push(quantiles);
-        row.worker_ns.extend(turn.worker_ns);
+        row.stages.extend(turn.stages);
     }
 
     /// Ratio of the medians of each turn, as median, lowest and highest over the turns.
@@ -94,7 +95,7 @@ impl Report {
             .enumerate()
             .map(|(turn, (ours, theirs))| {
                 let own = if less_worker {
-                    row.worker_ns.get(turn).copied().unwrap_or(0)
+                    row.stages.get(turn).map_or(0, |stages| stages.own_work)
                 } else {
                     0
                 };
@@ -127,9 +128,11 @@ impl Report {
                 Some(rival) => format!("{} {}", ratio(false), rival),
                 None => String::new(),
             };
-            let own = row.median_worker_ns().map_or_else(String::new, |ns| {
-                format!("{} ({:.2} µs)", ratio(true), micros(ns))
-            });
+            let own = row
+                .median_stage(|stages| stages.own_work)
+                .map_or_else(String::new, |ns| {
+                    format!("{} ({:.2} µs)", ratio(true), micros(ns))
+                });
             writeln!(
                 out,
                 "{:<18} {:>9.2} {:>9.2} {:>9.2} {:>9.0}  {against:<36} {own}",
@@ -139,6 +142,25 @@ impl Report {
                 micros(row.median(|q| q.p999)),
                 micros(row.median(|q| q.max)),
             )?;
+        }
+        writeln!(
+            out,
+            "\nwhere the median round trip went, µs: client, intake, tokenise and null backend, rings"
+        )?;
+        for row in &self.rows {
+            let stage = |of: fn(&Stages) -> u64| row.median_stage(of).map(micros);
+            if let (Some(client), Some(intake), Some(own), Some(rings)) = (
+                stage(|s| s.client),
+                stage(|s| s.intake),
+                stage(|s| s.own_work),
+                stage(|s| s.rings),
+            ) {
+                writeln!(
+                    out,
+                    "{:<18} {client:>8.2} {intake:>8.2} {own:>8.2} {rings:>8.2}",
+                    row.name
+                )?;
+            }
         }
         Ok(())
     }

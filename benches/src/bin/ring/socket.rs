@@ -5,9 +5,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use embedring_ipc::clock::now_ns;
 
-use crate::{DIMENSIONS, TEXT_BYTES, Turn, eventually, warm_up};
+use crate::{DIMENSIONS, TEXT_BYTES, Turn, eventually};
 
 const REQUEST_BYTES: usize = TEXT_BYTES + 84;
 const RESPONSE_BYTES: usize = DIMENSIONS * 4 + 104;
@@ -28,22 +27,9 @@ pub(crate) fn measure(dir: &Path, count: usize) -> Result<Turn> {
     let mut stream = eventually("connect", || Ok(UnixStream::connect(dir.join(FILE))?))?;
     let request = [7; REQUEST_BYTES];
     let mut response = [0; RESPONSE_BYTES];
-    let mut once = || -> Result<()> {
+    crate::measure(count, || {
         stream.write_all(&request)?;
         stream.read_exact(&mut response)?;
         Ok(())
-    };
-    for _ in 0..warm_up(count) {
-        once()?;
-    }
-    let mut round_trips_ns = Vec::with_capacity(count);
-    for _ in 0..count {
-        let begun_ns = now_ns();
-        once()?;
-        round_trips_ns.push(now_ns() - begun_ns);
-    }
-    Ok(Turn {
-        round_trips_ns,
-        worker_ns: None,
     })
 }
