@@ -13,13 +13,15 @@ use tempfile::{Builder, TempDir};
 pub fn scratch() -> &'static Path {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     const PREFIX: &str = "embedring-fuzz-";
+    /// Where to make it instead, for a caller that removes it afterwards.
+    const ROOT: &str = "EMBEDRING_FUZZ_SCRATCH";
     FOLDER
         .get_or_init(|| {
             let memory = Path::new("/dev/shm");
-            let root = if memory.is_dir() {
-                memory.to_owned()
-            } else {
-                std::env::temp_dir()
+            let root = match std::env::var_os(ROOT) {
+                Some(root) => root.into(),
+                None if memory.is_dir() => memory.to_owned(),
+                None => std::env::temp_dir(),
             };
             for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
