@@ -59,6 +59,11 @@ impl Inner {
         Arc::clone(&self.session.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn has(&self, session: &Arc<Session>) -> bool {
+        let current = self.session.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::ptr_eq(&current, session)
+    }
+
     /// Advances a call; connects anew when the instance it knew is gone.
     fn advance<L, S>(
         &self,
@@ -312,21 +317,21 @@ impl Client {
         L: AsRef<[S]>,
         S: AsRef<str>,
     {
-        let mut waiter = Waiter::new(self.inner.wait, SLICE);
         let mut looked_ns = now_ns();
-        let mut session = self.inner.session();
         loop {
-            let tick = waiter
-                .before_look(session.bell())
-                .then(|| tick(&mut looked_ns));
-            if let Some(done) = self.inner.advance(&session, call, tick)? {
-                return Ok(done);
+            let session = self.inner.session();
+            let mut waiter = Waiter::new(self.inner.wait, SLICE, session.bell());
+            // The session is replaced when the instance was stopped and started again.
+            while self.inner.has(&session) {
+                let tick = waiter.before_look().then(|| tick(&mut looked_ns));
+                if let Some(done) = self.inner.advance(&session, call, tick)? {
+                    return Ok(done);
+                }
+                if tick.is_some() {
+                    meanwhile()?;
+                }
+                waiter.pause(call.deadline_ns);
             }
-            if tick.is_some() {
-                session = self.inner.session();
-            }
-            meanwhile()?;
-            waiter.pause(session.bell(), call.deadline_ns);
         }
     }
 

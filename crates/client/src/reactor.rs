@@ -5,8 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use embedring_ipc::sleep_on;
-use embedring_protocol::sync::Ordering;
+use embedring_ipc::Sleeper;
 
 use crate::client::Inner;
 
@@ -77,12 +76,11 @@ fn wake_futures(client: &Weak<Inner>) {
             return;
         };
         let session = inner.session();
-        let bell = session.bell();
-        let seen = bell.rings.load(Ordering::SeqCst);
-        let nobody_waits = wakers.is_empty();
+        // Announced before the futures look, so that an answer after their look is noticed.
+        let sleeper = (!wakers.is_empty()).then(|| Sleeper::announce(session.bell()));
         wakers.into_iter().for_each(Waker::wake);
-        if !nobody_waits {
-            sleep_on(bell, seen, SLICE);
+        if let Some(sleeper) = sleeper {
+            sleeper.sleep(SLICE);
         }
     }
 }

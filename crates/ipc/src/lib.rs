@@ -34,7 +34,7 @@ mod service;
 mod users;
 mod wait;
 
-pub use bell::{ring_bell, sleep_on, wake_sleepers};
+pub use bell::{Sleeper, ring_bell};
 pub use cleanup::{Cleaned, clean_up_dead};
 pub use instance::{Instance, InstanceError, InstanceOptions, ROOM_BYTES_MIN, RoleLock};
 pub use map::{BellsMap, BoardMap, MapError};

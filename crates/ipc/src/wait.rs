@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use embedring_protocol::Bell;
-use embedring_protocol::sync::Ordering;
 
-use crate::bell::sleep_on;
+use crate::bell::Sleeper;
 use crate::clock::{now_ns, to_ns};
 
 /// How a process waits for its peer.
@@ -33,36 +32,37 @@ impl Default for WaitStrategy {
 /// Looks between two readings of the clock while spinning: reading it costs as much as a look.
 const LOOKS_PER_TICK: u32 = 16;
 
-/// One wait for one thing. Make a new one for each; call [`Waiter::before_look`] before each look and
-/// [`Waiter::pause`] after one that found nothing.
+/// One wait for one thing: call [`Waiter::before_look`] before each look and [`Waiter::pause`] after
+/// one that found nothing. Make a new one for the next wait.
 #[derive(Debug)]
-pub struct Waiter {
+pub struct Waiter<'a> {
     strategy: WaitStrategy,
     slice: Duration,
+    bell: &'a Bell,
     spin_until_ns: u64,
     looks_to_tick: u32,
     has_slept: bool,
-    seen: u32,
+    sleeper: Option<Sleeper<'a>>,
 }
 
-impl Waiter {
+impl<'a> Waiter<'a> {
     /// `slice` is the longest sleep at a time: after it the caller looks whether its peer lives.
     #[must_use]
-    pub fn new(strategy: WaitStrategy, slice: Duration) -> Self {
+    pub fn new(strategy: WaitStrategy, slice: Duration, bell: &'a Bell) -> Self {
         Self {
             strategy,
             slice,
+            bell,
             spin_until_ns: 0,
             looks_to_tick: 0,
             has_slept: false,
-            seen: 0,
+            sleeper: None,
         }
     }
 
-    /// Remembers the bell, so that a ring between the look and the sleep is not missed. True when the
-    /// time is worth reading: at the first look, after a sleep, and now and then while spinning.
-    pub fn before_look(&mut self, bell: &Bell) -> bool {
-        self.seen = bell.rings.load(Ordering::SeqCst);
+    /// True when the time is worth reading: at the first look, around a sleep, and now and then while
+    /// spinning.
+    pub fn before_look(&mut self) -> bool {
         let is_tick = self.looks_to_tick == 0;
         self.looks_to_tick = if is_tick {
             LOOKS_PER_TICK
@@ -72,14 +72,15 @@ impl Waiter {
         is_tick
     }
 
-    /// Passes some time after a look that found nothing, until `deadline_ns` at the latest.
-    pub fn pause(&mut self, bell: &Bell, deadline_ns: u64) {
+    /// Passes some time after a look that found nothing, until `deadline_ns` at the latest. Before a
+    /// sleep it returns once without sleeping: somebody may have rung before we were heard to listen.
+    pub fn pause(&mut self, deadline_ns: u64) {
         match self.strategy {
             WaitStrategy::Poll => std::hint::spin_loop(),
-            WaitStrategy::Block => self.sleep(bell, deadline_ns),
+            WaitStrategy::Block => self.sleep(deadline_ns),
             WaitStrategy::Adaptive { spin } => {
-                if self.has_slept || self.has_spun(spin) {
-                    self.sleep(bell, deadline_ns);
+                if self.has_slept || self.sleeper.is_some() || self.has_spun(spin) {
+                    self.sleep(deadline_ns);
                 } else {
                     std::hint::spin_loop();
                 }
@@ -99,10 +100,15 @@ impl Waiter {
         now >= self.spin_until_ns
     }
 
-    fn sleep(&mut self, bell: &Bell, deadline_ns: u64) {
-        let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
-        sleep_on(bell, self.seen, self.slice.min(left));
-        self.has_slept = true;
+    fn sleep(&mut self, deadline_ns: u64) {
         self.looks_to_tick = 0;
+        match self.sleeper.take() {
+            None => self.sleeper = Some(Sleeper::announce(self.bell)),
+            Some(sleeper) => {
+                let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
+                sleeper.sleep(self.slice.min(left));
+                self.has_slept = true;
+            }
+        }
     }
 }

@@ -298,7 +298,7 @@ pub struct BoardLayout {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Bell {
-    /// Rises with each ring; sleepers wait for it to change.
+    /// Rises with each ring while somebody sleeps; sleepers wait for it to change.
     pub rings: AtomicU32,
     /// How many sleep, or are about to.
     pub sleepers: AtomicU32,

@@ -61,6 +61,10 @@ impl Shared {
         self.changed.notify_one();
     }
 
+    fn is_running(&self) -> bool {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn heartbeat(&self) {
         self.place
             .slot()
@@ -213,19 +217,23 @@ fn serve_ring_while_running(shared: &Shared) {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         drop(running);
-        let bell = shared.place.bell();
-        let mut waiter = Waiter::new(WaitStrategy::Block, Duration::from_millis(5));
-        waiter.before_look(bell);
-        // One at a time, so that the engine, back from its batch, waits for one request at most.
-        let taken = shared.intake().poll(u64::MAX, 1, now_ns());
-        shared.heartbeat();
-        if taken == 0
-            && *shared
-                .running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        {
-            waiter.pause(bell, u64::MAX);
+        let wait = || {
+            Waiter::new(
+                WaitStrategy::Block,
+                Duration::from_millis(5),
+                shared.place.bell(),
+            )
+        };
+        let mut waiter = wait();
+        while shared.is_running() {
+            // One at a time, so that the engine, back from its batch, waits for one request at most.
+            let taken = shared.intake().poll(u64::MAX, 1, now_ns());
+            shared.heartbeat();
+            if taken > 0 {
+                waiter = wait();
+            } else {
+                waiter.pause(u64::MAX);
+            }
         }
     }
 }
@@ -252,13 +260,12 @@ impl Engine<'_> {
 
     /// Waits at the ring for at most a slice; true when a batch was formed.
     fn wait_for_batch(&mut self) -> bool {
-        let bell = self.shared.place.bell();
-        let mut waiter = Waiter::new(self.shared.wait, SLICE);
+        let mut waiter = Waiter::new(self.shared.wait, SLICE, self.shared.place.bell());
         let mut now = now_ns();
         let until_ns = now + to_ns(SLICE);
         let mut intake = self.shared.intake();
         loop {
-            if waiter.before_look(bell) {
+            if waiter.before_look() {
                 now = now_ns();
                 if now >= until_ns || self.stop.load(Relaxed) {
                     return false;
@@ -277,7 +284,7 @@ impl Engine<'_> {
                     return true;
                 }
             }
-            waiter.pause(bell, until_ns);
+            waiter.pause(until_ns);
         }
     }
 
