@@ -163,3 +163,53 @@ impl Manifest {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with the three required files, each `{}`, and a manifest with one more entry.
+    fn folder_with(path: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = |path: &str, bytes| FileEntry {
+            path: path.to_owned(),
+            bytes,
+            sha256: String::new(),
+        };
+        let required: Vec<_> = WANTED.iter().filter(|wanted| wanted.required).collect();
+        for wanted in &required {
+            fs::write(folder.path().join(wanted.path), "{}").unwrap();
+        }
+        let mut files: Vec<_> = required.iter().map(|w| entry(w.path, 2)).collect();
+        files.push(entry(path, 0));
+        let manifest = Manifest {
+            version: VERSION,
+            name: "small".to_owned(),
+            source: "a test".to_owned(),
+            weights_checked: false,
+            files,
+        };
+        let text = serde_json::to_string(&manifest).unwrap();
+        fs::write(folder.path().join(FILE), text).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_file_that_no_pull_writes_is_not_looked_at() {
+        for path in ["/dev/zero", "../elsewhere", "other.bin"] {
+            let error = Manifest::read_complete(folder_with(path).path()).unwrap_err();
+            assert!(error.contains("no pull writes"), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_not_whole() {
+        let folder = folder_with("vocab.txt");
+        fs::create_dir(folder.path().join("vocab.txt")).unwrap();
+        let error = Manifest::read_complete(folder.path()).unwrap_err();
+        assert!(error.contains("missing or cut"), "{error}");
+        fs::remove_dir(folder.path().join("vocab.txt")).unwrap();
+        fs::write(folder.path().join("vocab.txt"), "").unwrap();
+        Manifest::read_complete(folder.path()).unwrap();
+    }
+}
