@@ -87,11 +87,7 @@ mod tests {
     const AGES: u64 = u64::MAX;
 
     fn load(texts: u64, tokens: u64) -> Load {
-        Load {
-            texts,
-            tokens,
-            ..Load::default()
-        }
+        Load { texts, tokens }
     }
 
     #[test]

@@ -233,7 +233,6 @@ impl WorkerSlot {
         Load {
             texts: self.load_texts.load(Ordering::Relaxed),
             tokens: self.load_tokens.load(Ordering::Relaxed),
-            busy_since_ns: self.busy_since_ns.load(Ordering::Relaxed),
         }
     }
 

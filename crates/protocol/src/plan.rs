@@ -42,8 +42,6 @@ pub struct Load {
     pub texts: u64,
     /// Tokens waiting or running.
     pub tokens: u64,
-    /// When the running batch began, `CLOCK_MONOTONIC` nanoseconds; 0 when none runs.
-    pub busy_since_ns: u64,
 }
 
 /// One batch as it went, for whoever predicts the next.

@@ -293,7 +293,6 @@ impl Intake {
         let load = Load {
             texts: self.queue.texts,
             tokens: self.queue.tokens,
-            busy_since_ns: 0,
         };
         let left_ns = request.deadline_ns.saturating_sub(now);
         match admit(&load, bounds, cost, texts, tokens, left_ns) {
