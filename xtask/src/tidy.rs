@@ -11,11 +11,16 @@ use anyhow::{Result, bail};
 use crate::run::{metadata, root};
 
 /// What a package of ours may use of ours, whatever the kind of dependency.
-pub(crate) const MAY_USE: [(&str, Uses); 14] = [
+pub(crate) const MAY_USE: [(&str, Uses); 16] = [
     ("embedring-protocol", Uses::Only(&[])),
     ("embedring-policy", Uses::Only(&["embedring-protocol"])),
     ("embedring-ipc", Uses::Only(&["embedring-protocol"])),
-    ("embedring-model", Uses::Only(&[])),
+    ("embedring-kernels", Uses::Only(&[])),
+    ("embedring-quant", Uses::Only(&[])),
+    (
+        "embedring-model",
+        Uses::Only(&["embedring-kernels", "embedring-quant"]),
+    ),
     ("embedring-store", Uses::Only(&[])),
     ("embedring-telemetry", Uses::Only(&[])),
     ("embedring-config", Uses::Only(&["embedring-protocol"])),

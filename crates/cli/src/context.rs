@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use embedring_client::{Client, ClientBuilder};
-use embedring_config::{BackendKind, Config, LogFormat, Overrides, PoolingKind, WaitKind, Worker};
+use embedring_config::{
+    BackendKind, Config, LogFormat, Model, Overrides, PoolingKind, PrecisionKind, WaitKind, Worker,
+};
 use embedring_ipc::{InstanceOptions, RingLimits, WaitStrategy};
-use embedring_model::{ModelOverrides, Pooling};
+use embedring_model::{Level, ModelOverrides, Pooling, Precision, PrecisionChoice};
 use embedring_policy::Bounds;
 use embedring_scheduler::SchedulerOptions;
 use embedring_store::Store;
@@ -89,7 +91,7 @@ pub(crate) fn worker_options(config: &Config, name: &str) -> Result<WorkerOption
         name: name.to_owned(),
         instance: instance_options(config),
         limits: ring_limits(config),
-        model: model_source(config, worker)?,
+        model: model_source(config, name, worker)?,
         threads: worker.threads,
         memory_max_bytes: worker.memory_max_bytes,
         idle_unload: worker.idle_unload,
@@ -103,23 +105,53 @@ pub(crate) fn worker_options(config: &Config, name: &str) -> Result<WorkerOption
     })
 }
 
-fn model_source(config: &Config, worker: &Worker) -> Result<ModelSource> {
+fn model_source(config: &Config, name: &str, worker: &Worker) -> Result<ModelSource> {
     match worker.backend {
         BackendKind::Null => Ok(ModelSource::Null {
             hidden: worker.null_hidden,
         }),
+        BackendKind::Packed => {
+            let kernels = worker.kernels.level();
+            if let Some(level) = kernels {
+                Level::by_name(level).with_context(|| format!("workers.{name}.kernels"))?;
+            }
+            Ok(ModelSource::Packed {
+                dir: Store::from_env()?.resolve(&config.model.name)?,
+                overrides: model_overrides(&config.model),
+                default_prompt: config.model.default_prompt.clone(),
+                precision: precision_choice(&config.model),
+                survey: config.model.survey,
+                kernels: kernels.map(str::to_owned),
+                pin_threads: worker.pin_threads,
+            })
+        }
         BackendKind::Candle => Ok(ModelSource::Candle {
             dir: Store::from_env()?.resolve(&config.model.name)?,
-            overrides: ModelOverrides {
-                max_tokens: config.model.max_tokens,
-                pooling: config.model.pooling.map(|pooling| match pooling {
-                    PoolingKind::Mean => Pooling::Mean,
-                    PoolingKind::Cls => Pooling::Cls,
-                }),
-                normalize: config.model.normalize,
-            },
+            overrides: model_overrides(&config.model),
             default_prompt: config.model.default_prompt.clone(),
         }),
+    }
+}
+
+fn model_overrides(model: &Model) -> ModelOverrides {
+    ModelOverrides {
+        max_tokens: model.max_tokens,
+        pooling: model.pooling.map(|pooling| match pooling {
+            PoolingKind::Mean => Pooling::Mean,
+            PoolingKind::Cls => Pooling::Cls,
+        }),
+        normalize: model.normalize,
+    }
+}
+
+fn precision_choice(model: &Model) -> PrecisionChoice {
+    match model.precision {
+        PrecisionKind::F32 => PrecisionChoice::Fixed(Precision::F32),
+        PrecisionKind::Bf16 => PrecisionChoice::Fixed(Precision::Bf16),
+        PrecisionKind::Int8 => PrecisionChoice::Fixed(Precision::Int8),
+        PrecisionKind::Auto => PrecisionChoice::Auto {
+            max_loss: model.max_loss,
+        },
     }
 }
 
@@ -141,4 +173,36 @@ pub(crate) fn init_log(config: &Config, role: &str) -> Result<()> {
         LogFormat::Json => embedring_telemetry::LogFormat::Json,
     };
     embedring_telemetry::init(&config.log.level, format, role).context("log.level")
+}
+
+#[cfg(test)]
+mod tests {
+    use embedring_config::KernelsKind;
+
+    use super::*;
+
+    #[test]
+    fn the_configuration_knows_the_levels_of_the_kernels() {
+        let levels: Vec<_> = KernelsKind::ALL
+            .into_iter()
+            .filter_map(KernelsKind::level)
+            .collect();
+        assert_eq!(levels, Level::NAMES);
+    }
+
+    #[test]
+    fn precisions_are_called_the_same_everywhere() {
+        let mut model = Config::default().model;
+        for precision in [PrecisionKind::F32, PrecisionKind::Bf16, PrecisionKind::Int8] {
+            model.precision = precision;
+            let PrecisionChoice::Fixed(fixed) = precision_choice(&model) else {
+                panic!("{} is no choice", precision.name());
+            };
+            assert_eq!(fixed.as_str(), precision.name());
+        }
+        model.precision = PrecisionKind::Auto;
+        model.max_loss = 0.01;
+        let open = PrecisionChoice::Auto { max_loss: 0.01 };
+        assert_eq!(precision_choice(&model), open);
+    }
 }

@@ -74,7 +74,6 @@ pub(crate) fn worker(context: &Context, args: &WorkerArgs) -> Result<ExitCode> {
             digest = %identity.model_id,
             dimensions = identity.dimensions,
             max_tokens = identity.max_tokens,
-            threads = options.threads,
             "serving"
         );
         notify(&[NotifyState::Ready]);

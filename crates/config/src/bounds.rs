@@ -54,6 +54,35 @@ impl fmt::Display for Bound {
     }
 }
 
+/// Default and range of one key that takes a fraction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Fraction {
+    /// Path of the key.
+    pub(crate) key: &'static str,
+    pub(crate) default: f64,
+    /// Every value is larger than this.
+    pub(crate) above: f64,
+    pub(crate) max: f64,
+}
+
+impl Fraction {
+    /// The range of a key, if it has one of this kind.
+    pub(crate) fn find(pattern: &str) -> Option<&'static Self> {
+        FRACTIONS.iter().find(|fraction| fraction.key == pattern)
+    }
+
+    /// Whether the key takes `value`.
+    pub(crate) fn contains(&self, value: f64) -> bool {
+        value > self.above && value <= self.max
+    }
+}
+
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "above {}, at most {}", self.above, self.max)
+    }
+}
+
 const fn bound(key: &'static str, default: u64, min: u64, max: u64) -> Bound {
     assert!(min <= default && default <= max);
     Bound {
@@ -82,6 +111,12 @@ pub(crate) const MAX_TOKENS: Bound = Bound {
     min: 3,
     max: 65_536,
 };
+pub(crate) const MAX_LOSS: Fraction = Fraction {
+    key: "model.max_loss",
+    default: 0.001,
+    above: 0.0,
+    max: 0.1,
+};
 pub(crate) const THREADS: Bound = bound("workers.*.threads", 0, 0, 1024);
 pub(crate) const MEMORY_MAX_BYTES: Bound = bound("workers.*.memory_max_bytes", 0, 0, 1 << 44);
 pub(crate) const IDLE_UNLOAD_MS: Bound = bound("workers.*.idle_unload_ms", 0, 0, 30 * 24 * HOUR_MS);
@@ -101,6 +136,9 @@ pub(crate) const HANG_TIMEOUT_MS: Bound =
     bound("supervisor.hang_timeout_ms", 30_000, 1000, HOUR_MS);
 pub(crate) const READY_TIMEOUT_MS: Bound =
     bound("supervisor.ready_timeout_ms", 120_000, 1000, HOUR_MS);
+
+/// Every range of a fraction; held like [`ALL`].
+pub(crate) const FRACTIONS: [Fraction; 1] = [MAX_LOSS];
 
 /// Every bound; a test holds the list against the keys that [`crate::raw::Raw`] reads.
 pub(crate) const ALL: [Bound; 21] = [

@@ -2,9 +2,9 @@
 
 use toml::Value;
 
-use crate::bounds::{Bound, MAX_WORKERS};
+use crate::bounds::{Bound, Fraction, MAX_WORKERS};
 use crate::bytes::Bytes;
-use crate::config::{Config, Worker};
+use crate::config::{BackendKind, Config, Model, PrecisionKind, Worker};
 use crate::error::ConfigError;
 use crate::layers::Layers;
 use crate::schema::{Key, Kind};
@@ -30,6 +30,9 @@ pub(crate) fn accepts(key: &Key, kind: &Kind, value: &Value) -> bool {
                 .or_else(text)
                 .is_some_and(|n| in_bounds(&pattern, n))
         }
+        Kind::Fraction => value.as_float().is_some_and(|fraction| {
+            Fraction::find(&pattern).is_some_and(|range| range.contains(fraction))
+        }),
         Kind::Boolean => value.is_bool(),
         Kind::Choice(choices) => value
             .as_str()
@@ -83,6 +86,7 @@ pub(crate) fn allowed(key: &Key, kind: &Kind) -> String {
     match kind {
         Kind::Integer => range,
         Kind::Size => format!("{range}, as a number of bytes or with B, KiB, MiB, GiB or TiB"),
+        Kind::Fraction => Fraction::find(&pattern).map_or_else(String::new, Fraction::to_string),
         Kind::Boolean => "true or false".to_owned(),
         Kind::Choice(choices) => {
             let names: Vec<_> = choices
@@ -123,7 +127,7 @@ pub(crate) fn relations(config: &Config, layers: &Layers) -> Result<(), ConfigEr
         });
     }
     for (name, worker) in &config.workers {
-        worker_relations(name, worker, config.model.max_tokens, layers)?;
+        worker_relations(name, worker, &config.model, layers)?;
     }
     let key = |name| Key::new(["supervisor", name]);
     let (min, max) = (config.supervisor.backoff_min, config.supervisor.backoff_max);
@@ -137,7 +141,7 @@ pub(crate) fn relations(config: &Config, layers: &Layers) -> Result<(), ConfigEr
 fn worker_relations(
     name: &str,
     worker: &Worker,
-    max_tokens: Option<usize>,
+    model: &Model,
     layers: &Layers,
 ) -> Result<(), ConfigError> {
     let key = |part| Key::new(["workers", name, part]);
@@ -155,12 +159,22 @@ fn worker_relations(
     )?;
     // A text is never cut over two batches.
     let text = &Key::new(["model", "max_tokens"]);
-    let text_tokens = max_tokens.unwrap_or(0);
+    let text_tokens = model.max_tokens.unwrap_or(0);
     at_most(
         layers,
         (text, text_tokens),
         (tokens.0, worker.batch_tokens_max),
-    )
+    )?;
+    if worker.backend == BackendKind::Candle && model.precision != PrecisionKind::F32 {
+        let precision = Key::new(["model", "precision"]);
+        return Err(ConfigError::Value {
+            origin: layers.origin(&precision).unwrap_or(crate::Origin::Default),
+            key: precision.to_string(),
+            got: format!("{:?}", model.precision.name()),
+            allowed: format!("\"f32\" where {} is \"candle\"", key("backend")),
+        });
+    }
+    Ok(())
 }
 
 fn at_most<T: Ord + std::fmt::Display>(

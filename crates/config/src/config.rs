@@ -16,7 +16,7 @@ use crate::{check, convert, file, layers};
 ///
 /// The keys, their meaning and their ranges are in `docs/config.md`; fields here have the same
 /// names, with times as [`Duration`] and sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Name that separates installations on one host.
     pub instance: String,
@@ -65,7 +65,7 @@ pub struct Limits {
 }
 
 /// Which model, and what overrides its own settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     /// Name in the model cache, or path of a folder.
     pub name: String,
@@ -77,6 +77,39 @@ pub struct Model {
     pub normalize: Option<bool>,
     /// `None`: the model's default prompt; empty: no prompt.
     pub default_prompt: Option<String>,
+    /// The numbers to compute with; `f32` wherever a worker's backend has no other.
+    pub precision: PrecisionKind,
+    /// What [`PrecisionKind::Auto`] may lose: 1 minus the mean cosine to f32.
+    pub max_loss: f64,
+    /// Whether workers measure at load what the other precisions gain and lose.
+    pub survey: bool,
+}
+
+/// The numbers that a model is computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionKind {
+    /// as the model was trained
+    F32,
+    /// weights in bf16, sums in f32
+    Bf16,
+    /// weights and activations in bytes, with scales from the built-in calibration texts
+    Int8,
+    /// the fastest whose loss stays within `max_loss`
+    Auto,
+}
+
+impl PrecisionKind {
+    /// The name in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// How the rows of a text's tokens become one row.
@@ -96,8 +129,12 @@ pub struct Worker {
     pub device: String,
     /// What computes.
     pub backend: BackendKind,
+    /// Instructions of the packed backend.
+    pub kernels: KernelsKind,
     /// Computing threads; 0: one for each core the process may use.
     pub threads: usize,
+    /// Whether each computing thread of the packed backend is tied to a core.
+    pub pin_threads: bool,
     /// Resident bytes at which it refuses work and then restarts; 0: no limit.
     pub memory_max_bytes: u64,
     /// Time without requests after which the model is unloaded; zero: never.
@@ -122,10 +159,55 @@ pub struct Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendKind {
-    /// the reference, in f32
+    /// our own kernels, without padding
+    Packed,
+    /// the reference, in f32, slower
     Candle,
     /// rows of a fixed pattern without a model, to measure everything else
     Null,
+}
+
+/// The instructions that the packed backend uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelsKind {
+    /// the fastest that the processor has
+    Auto,
+    /// those of every processor
+    Portable,
+    /// AVX2 and FMA
+    Avx2,
+    /// AVX2 with VNNI
+    Avx2Vnni,
+    /// AVX-512 with VNNI
+    Avx512,
+    /// AVX-512 with VNNI and BF16
+    Avx512Bf16,
+}
+
+impl KernelsKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Auto,
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx2Vnni,
+        Self::Avx512,
+        Self::Avx512Bf16,
+    ];
+
+    /// The name in the file; `None` for the fastest that the processor has.
+    #[must_use]
+    pub fn level(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Portable => Some("portable"),
+            Self::Avx2 => Some("avx2"),
+            Self::Avx2Vnni => Some("avx2-vnni"),
+            Self::Avx512 => Some("avx512"),
+            Self::Avx512Bf16 => Some("avx512-bf16"),
+        }
+    }
 }
 
 /// How a process waits for the other side of a ring.

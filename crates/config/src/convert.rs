@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::bounds::{self, Bound};
 use crate::bytes::Bytes;
 use crate::config::{
-    BackendKind, Config, Limits, Log, LogFormat, Model, Runtime, Scheduler, Supervisor, WaitKind,
-    Worker,
+    BackendKind, Config, KernelsKind, Limits, Log, LogFormat, Model, PrecisionKind, Runtime,
+    Scheduler, Supervisor, WaitKind, Worker,
 };
 use crate::raw::{
     Raw, RawLimits, RawLog, RawModel, RawRuntime, RawScheduler, RawSupervisor, RawWorker,
@@ -48,16 +48,7 @@ pub(crate) fn from_raw(raw: Raw) -> Config {
             request_slot_bytes: size(&bounds::REQUEST_SLOT_BYTES, raw.limits.request_slot_bytes),
             response_slot_bytes: size(&bounds::RESPONSE_SLOT_BYTES, raw.limits.response_slot_bytes),
         },
-        model: Model {
-            name: or(raw.model.name, MODEL_NAME),
-            max_tokens: raw
-                .model
-                .max_tokens
-                .map(|n| count(&bounds::MAX_TOKENS, Some(n))),
-            pooling: raw.model.pooling,
-            normalize: raw.model.normalize,
-            default_prompt: raw.model.default_prompt,
-        },
+        model: model_from(raw.model),
         workers,
         scheduler: Scheduler {
             tick: ms(&bounds::TICK_MS, raw.scheduler.tick_ms),
@@ -75,11 +66,26 @@ pub(crate) fn from_raw(raw: Raw) -> Config {
     }
 }
 
+fn model_from(raw: RawModel) -> Model {
+    Model {
+        name: or(raw.name, MODEL_NAME),
+        max_tokens: raw.max_tokens.map(|n| count(&bounds::MAX_TOKENS, Some(n))),
+        pooling: raw.pooling,
+        normalize: raw.normalize,
+        default_prompt: raw.default_prompt,
+        precision: raw.precision.unwrap_or(PrecisionKind::F32),
+        max_loss: raw.max_loss.unwrap_or(bounds::MAX_LOSS.default),
+        survey: raw.survey.unwrap_or(true),
+    }
+}
+
 fn worker_from(raw: RawWorker) -> Worker {
     Worker {
         device: or(raw.device, WORKER_DEVICE),
-        backend: raw.backend.unwrap_or(BackendKind::Candle),
+        backend: raw.backend.unwrap_or(BackendKind::Packed),
+        kernels: raw.kernels.unwrap_or(KernelsKind::Auto),
         threads: count(&bounds::THREADS, raw.threads),
+        pin_threads: raw.pin_threads.unwrap_or(false),
         memory_max_bytes: bounds::MEMORY_MAX_BYTES.or_default(raw.memory_max_bytes.map(|b| b.0)),
         idle_unload: ms(&bounds::IDLE_UNLOAD_MS, raw.idle_unload_ms),
         queue_texts_max: count(&bounds::QUEUE_TEXTS_MAX, raw.queue_texts_max),
@@ -138,13 +144,7 @@ pub(crate) fn to_raw(config: &Config) -> Raw {
             request_slot_bytes: Some(Bytes(wide(config.limits.request_slot_bytes))),
             response_slot_bytes: Some(Bytes(wide(config.limits.response_slot_bytes))),
         },
-        model: RawModel {
-            name: Some(config.model.name.clone()),
-            max_tokens: config.model.max_tokens.map(wide),
-            pooling: config.model.pooling,
-            normalize: config.model.normalize,
-            default_prompt: config.model.default_prompt.clone(),
-        },
+        model: model_to(&config.model),
         workers: config
             .workers
             .iter()
@@ -168,11 +168,26 @@ pub(crate) fn to_raw(config: &Config) -> Raw {
     }
 }
 
+fn model_to(model: &Model) -> RawModel {
+    RawModel {
+        name: Some(model.name.clone()),
+        max_tokens: model.max_tokens.map(wide),
+        pooling: model.pooling,
+        normalize: model.normalize,
+        default_prompt: model.default_prompt.clone(),
+        precision: Some(model.precision),
+        max_loss: Some(model.max_loss),
+        survey: Some(model.survey),
+    }
+}
+
 fn worker_to(worker: &Worker) -> RawWorker {
     RawWorker {
         device: Some(worker.device.clone()),
         backend: Some(worker.backend),
+        kernels: Some(worker.kernels),
         threads: Some(wide(worker.threads)),
+        pin_threads: Some(worker.pin_threads),
         memory_max_bytes: Some(Bytes(worker.memory_max_bytes)),
         idle_unload_ms: Some(millis(worker.idle_unload)),
         queue_texts_max: Some(wide(worker.queue_texts_max)),

@@ -99,6 +99,7 @@ fn root_key(name: &str) -> &'static Node {
         Kind::Named(_)
         | Kind::Integer
         | Kind::Size
+        | Kind::Fraction
         | Kind::Boolean
         | Kind::Text
         | Kind::Choice(_) => root(),
@@ -210,7 +211,12 @@ impl Layers {
             let child = match &node.kind {
                 Kind::Table(keys) => keys.get(name.get_ref().as_ref()),
                 Kind::Named(each) => Some(&**each),
-                Kind::Integer | Kind::Size | Kind::Boolean | Kind::Text | Kind::Choice(_) => None,
+                Kind::Integer
+                | Kind::Size
+                | Kind::Fraction
+                | Kind::Boolean
+                | Kind::Text
+                | Kind::Choice(_) => None,
             };
             let Some(child) = child else {
                 return Err(ConfigError::UnknownKey {

@@ -48,12 +48,14 @@ mod layers;
 mod reference;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use bounds::MAX_WORKERS;
 pub use config::{
-    BackendKind, Config, Limits, Log, LogFormat, Model, Overrides, PoolingKind, Runtime, Scheduler,
-    Supervisor, WaitKind, Worker,
+    BackendKind, Config, KernelsKind, Limits, Log, LogFormat, Model, Overrides, PoolingKind,
+    PrecisionKind, Runtime, Scheduler, Supervisor, WaitKind, Worker,
 };
 pub use error::{ConfigError, Origin};
 pub use reference::reference_markdown;

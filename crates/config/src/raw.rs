@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
-use crate::config::{BackendKind, LogFormat, PoolingKind, WaitKind};
+use crate::config::{BackendKind, KernelsKind, LogFormat, PoolingKind, PrecisionKind, WaitKind};
 
 /// One configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,7 +23,7 @@ pub(crate) struct Raw {
     /// How many clients and how large their messages: the shared memory of a ring is its slots
     /// times their size, taken at start. All processes of an instance must agree on these.
     pub(crate) limits: RawLimits,
-    /// The model that the workers serve. Keys left out are taken from the model's own files.
+    /// The model that the workers serve. What is unset is taken from the model's own files.
     pub(crate) model: RawModel,
     /// One table for each worker, by its name (up to 16 of `a-z`, `0-9`, `_` and `-`; at most 16
     /// workers). If neither the file nor the environment names one, there is one called `cpu`.
@@ -80,6 +80,17 @@ pub(crate) struct RawModel {
     /// Text put before every text that comes without a prompt of its own. Unset: the model's own
     /// default prompt; empty: none.
     pub(crate) default_prompt: Option<String>,
+    /// The numbers to compute with, by `backend = "packed"`; `"candle"` takes only `"f32"`. Vectors
+    /// of different precisions should not be mixed in one index, so the default is f32; every
+    /// response tells which one its rows have, since `"auto"` may take another on another machine.
+    pub(crate) precision: Option<PrecisionKind>,
+    /// What `precision = "auto"` may lose: 1 minus the mean cosine to the rows of f32, over the
+    /// built-in calibration texts.
+    pub(crate) max_loss: Option<f64>,
+    /// Whether a worker measures at its start what the other precisions would gain and lose, and
+    /// writes it to the log. Takes about a second. With `backend = "packed"` only;
+    /// `precision = "auto"` always measures.
+    pub(crate) survey: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -89,8 +100,14 @@ pub(crate) struct RawWorker {
     pub(crate) device: Option<String>,
     /// What computes the rows.
     pub(crate) backend: Option<BackendKind>,
+    /// Instructions that `backend = "packed"` uses. The worker does not start on a processor that
+    /// lacks them.
+    pub(crate) kernels: Option<KernelsKind>,
     /// Threads that compute. 0: as many as the cores the worker may run on.
     pub(crate) threads: Option<u64>,
+    /// Whether each thread of `backend = "packed"` is tied to a core of its own. For machines where
+    /// nothing else wants these cores.
+    pub(crate) pin_threads: Option<bool>,
     /// Resident memory at which the worker refuses new requests, and restarts if that does not
     /// help. 0: no limit.
     pub(crate) memory_max_bytes: Option<Bytes>,

@@ -76,7 +76,12 @@ fn section(out: &mut String, key: &Key, node: &Node, defaults: &toml::Value) {
             line(out, &format!("\n## {key}.NAME\n\n{}\n", node.doc));
             table(out, &key.child(ANY), each, defaults);
         }
-        Kind::Integer | Kind::Size | Kind::Boolean | Kind::Text | Kind::Choice(_) => {}
+        Kind::Integer
+        | Kind::Size
+        | Kind::Fraction
+        | Kind::Boolean
+        | Kind::Text
+        | Kind::Choice(_) => {}
     }
 }
 

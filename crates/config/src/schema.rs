@@ -97,6 +97,7 @@ pub(crate) enum Kind {
     Named(Box<Node>),
     Integer,
     Size,
+    Fraction,
     Boolean,
     Text,
     /// One of these strings, each with what it means.
@@ -120,7 +121,12 @@ pub(crate) fn leaves() -> Vec<(Key, &'static Node)> {
                 .iter()
                 .for_each(|(k, n)| collect(&key.child(k), n, out)),
             Kind::Named(each) => collect(&key.child(ANY), each, out),
-            Kind::Integer | Kind::Size | Kind::Boolean | Kind::Text | Kind::Choice(_) => {
+            Kind::Integer
+            | Kind::Size
+            | Kind::Fraction
+            | Kind::Boolean
+            | Kind::Text
+            | Kind::Choice(_) => {
                 out.push((key.clone(), node));
             }
         }
@@ -173,6 +179,8 @@ fn kind(pattern: &str, schema: &Value, root: &Value) -> Kind {
         Kind::Size
     } else if is("integer") {
         Kind::Integer
+    } else if is("number") {
+        Kind::Fraction
     } else if is("boolean") {
         Kind::Boolean
     } else {
@@ -218,7 +226,7 @@ fn one_line(doc: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Key, Kind, leaves, root};
-    use crate::bounds::{self, Bound};
+    use crate::bounds::{self, Bound, Fraction};
 
     #[test]
     fn every_integer_has_a_bound_and_every_bound_a_key() {
@@ -238,6 +246,20 @@ mod tests {
             );
         }
         assert_eq!(numbers.len(), bounds::ALL.len());
+    }
+
+    #[test]
+    fn every_fraction_has_a_range_and_every_range_a_key() {
+        let fractions: Vec<String> = leaves()
+            .into_iter()
+            .filter(|(_, node)| matches!(node.kind, Kind::Fraction))
+            .map(|(key, _)| key.pattern())
+            .collect();
+        for pattern in &fractions {
+            let range = Fraction::find(pattern).unwrap_or_else(|| panic!("{pattern} has no range"));
+            assert!(range.contains(range.default), "{pattern}");
+        }
+        assert_eq!(fractions.len(), bounds::FRACTIONS.len());
     }
 
     #[test]

@@ -6,17 +6,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use crate::config::load_with;
 use crate::schema::{Kind, leaves};
 use crate::{
-    BackendKind, Config, ConfigError, LogFormat, MAX_WORKERS, Overrides, PoolingKind, WaitKind,
-    bounds, reference_markdown,
+    BackendKind, Config, ConfigError, KernelsKind, LogFormat, MAX_WORKERS, Overrides, PoolingKind,
+    PrecisionKind, WaitKind, bounds, reference_markdown,
 };
 
 /// Loads `toml` with `env` over it, on a host without any other file.
-fn load(toml: &[u8], env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+pub(crate) fn load(toml: &[u8], env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.toml");
     std::fs::write(&path, toml).unwrap();
@@ -33,7 +31,7 @@ fn environment(env: &[(&str, &str)]) -> BTreeMap<OsString, OsString> {
         .collect()
 }
 
-fn good(toml: &str, env: &[(&str, &str)]) -> Config {
+pub(crate) fn good(toml: &str, env: &[(&str, &str)]) -> Config {
     let mut config = load(toml.as_bytes(), env).unwrap_or_else(|e| panic!("{toml}: {e}"));
     config.source = None;
     config
@@ -68,8 +66,14 @@ fn nothing_set_gives_the_documented_defaults() {
     let worker = &config.workers["cpu"];
     assert_eq!(
         (worker.device.as_str(), worker.backend),
-        ("cpu", BackendKind::Candle)
+        ("cpu", BackendKind::Packed)
     );
+    assert_eq!(
+        (worker.kernels, worker.pin_threads),
+        (KernelsKind::Auto, false)
+    );
+    assert_eq!(config.model.precision, PrecisionKind::F32);
+    assert_eq!((config.model.max_loss, config.model.survey), (0.001, true));
     assert_eq!(
         (worker.wait, worker.spin),
         (WaitKind::Adaptive, Duration::from_micros(50))
@@ -93,8 +97,13 @@ fn a_file_sets_every_kind_of_value() {
         pooling = "cls"
         normalize = false
         default_prompt = ""
+        precision = "auto"
+        max_loss = 1e-2
+        survey = false
         [workers.a-0]
         backend = "null"
+        kernels = "avx2-vnni"
+        pin_threads = true
         idle_unload_ms = 60_000
         memory_max_bytes = "1GiB"
         wait = "poll"
@@ -116,7 +125,11 @@ fn a_file_sets_every_kind_of_value() {
     assert_eq!(config.model.pooling, Some(PoolingKind::Cls));
     assert_eq!(config.model.normalize, Some(false));
     assert_eq!(config.model.default_prompt.as_deref(), Some(""));
+    assert_eq!(config.model.precision, PrecisionKind::Auto);
+    assert_eq!((config.model.max_loss, config.model.survey), (0.01, false));
     assert_eq!(config.workers.keys().collect::<Vec<_>>(), ["a-0", "b"]);
+    assert_eq!(config.workers["a-0"].kernels, KernelsKind::Avx2Vnni);
+    assert!(config.workers["a-0"].pin_threads);
     assert_eq!(config.workers["a-0"].backend, BackendKind::Null);
     assert_eq!(config.workers["a-0"].idle_unload, Duration::from_secs(60));
     assert_eq!(config.workers["a-0"].memory_max_bytes, 1 << 30);
@@ -188,6 +201,10 @@ fn every_key_can_be_set_by_its_variable() {
             Kind::Integer | Kind::Size => {
                 let bound = bounds::Bound::find(&key.pattern()).unwrap();
                 bound.default.unwrap_or(bound.min).to_string()
+            }
+            Kind::Fraction => {
+                let range = bounds::Fraction::find(&key.pattern()).unwrap();
+                range.max.to_string()
             }
             Kind::Boolean => "false".to_owned(),
             Kind::Choice(choices) => choices.last().unwrap().0.clone(),
@@ -265,6 +282,45 @@ fn every_range_holds_at_both_ends() {
 }
 
 #[test]
+fn a_fraction_is_above_its_least_and_at_most_its_most() {
+    let loss = |value: &str| load(b"", &[("EMBEDRING_MODEL__MAX_LOSS", value)]);
+    for (text, value) in [("0.1", 0.1), ("1e-9", 1e-9), ("0.001", 0.001)] {
+        assert_eq!(loss(text).unwrap().model.max_loss, value);
+    }
+    for text in [
+        "0.0",
+        "-0.001",
+        "0.1000001",
+        "nan",
+        "inf",
+        "0",
+        "1",
+        "\"0.01\"",
+        "low",
+    ] {
+        let message = loss(text).unwrap_err().to_string();
+        assert!(
+            message.starts_with("EMBEDRING_MODEL__MAX_LOSS: model.max_loss is ")
+                && message.ends_with("; allowed: above 0, at most 0.1"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn precisions_and_levels_are_called_in_the_file_as_their_names_say() {
+    for precision in ["f32", "bf16", "int8", "auto"] {
+        let config = good(&format!("model.precision = \"{precision}\""), &[]);
+        assert_eq!(config.model.precision.name(), precision);
+    }
+    for kernels in KernelsKind::ALL {
+        let name = kernels.level().unwrap_or("auto");
+        let config = good(&format!("workers.cpu.kernels = \"{name}\""), &[]);
+        assert_eq!(config.workers["cpu"].kernels, kernels);
+    }
+}
+
+#[test]
 fn messages_name_place_key_value_and_what_is_allowed() {
     let check = |toml: &str, expected: &str| assert_eq!(refused(toml, &[]), expected);
     check(
@@ -317,6 +373,32 @@ fn messages_name_place_key_value_and_what_is_allowed() {
     assert!(
         long.contains("… (1002 bytes)") && long.len() < 400,
         "{long}"
+    );
+}
+
+#[test]
+fn messages_about_precision_and_kernels_say_what_is_allowed() {
+    let check = |toml: &str, expected: &str| assert_eq!(refused(toml, &[]), expected);
+    check(
+        "model.precision = \"f16\"",
+        "c.toml:1:19: model.precision is \"f16\"; allowed: \"f32\", \"bf16\", \"int8\", \"auto\"",
+    );
+    check(
+        "[model]\nmax_loss = 0.5",
+        "c.toml:2:12: model.max_loss is 0.5; allowed: above 0, at most 0.1",
+    );
+    check(
+        "workers.cpu.kernels = \"avx1024\"",
+        "c.toml:1:23: workers.cpu.kernels is \"avx1024\"; allowed: \"auto\", \"portable\", \
+         \"avx2\", \"avx2-vnni\", \"avx512\", \"avx512-bf16\"",
+    );
+    check(
+        "workers.cpu.pin_threads = 1",
+        "c.toml:1:27: workers.cpu.pin_threads is 1; allowed: true or false",
+    );
+    check(
+        "model.survey = \"no\"",
+        "c.toml:1:16: model.survey is \"no\"; allowed: true or false",
     );
 }
 
@@ -377,6 +459,21 @@ fn values_that_do_not_fit_together_are_refused() {
         "supervisor.backoff_max_ms = 50",
         "c.toml:1:29: supervisor.backoff_min_ms is 100; allowed: at most \
          supervisor.backoff_max_ms, which is 50",
+    );
+    check(
+        "model.precision = \"int8\"\n[workers.a]\n[workers.b]\nbackend = \"candle\"",
+        "c.toml:1:19: model.precision is \"int8\"; allowed: \"f32\" where workers.b.backend is \
+         \"candle\"",
+    );
+    for other in ["packed", "null"] {
+        good(
+            &format!("model.precision = \"int8\"\nworkers.a.backend = \"{other}\""),
+            &[],
+        );
+    }
+    good(
+        "model.precision = \"f32\"\nworkers.a.backend = \"candle\"",
+        &[],
     );
     let workers = |count| {
         (0..count)
@@ -479,100 +576,4 @@ fn the_reference_in_docs_is_up_to_date() {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, expected).unwrap();
     panic!("docs/config.md was not up to date and has been written again: commit it");
-}
-
-/// Any value that `key` takes, as TOML.
-fn values(key: &str, kind: &Kind) -> BoxedStrategy<String> {
-    match (key, kind) {
-        (_, Kind::Integer | Kind::Size) => {
-            let bound = bounds::Bound::find(key).unwrap();
-            let default = bound.or_default(None);
-            let (min, max) = match key {
-                // Below the defaults of what limits them, and the other way round.
-                "model.max_tokens" => (bound.min, 512),
-                "workers.*.batch_tokens_max" => (512, default),
-                "workers.*.batch_texts_max" | "supervisor.backoff_min_ms" => (bound.min, default),
-                "workers.*.queue_tokens_max" | "workers.*.queue_texts_max" => (default, bound.max),
-                "supervisor.backoff_max_ms" => (default, bound.max),
-                _ => (bound.min, bound.max),
-            };
-            (min..=max).prop_map(|n| n.to_string()).boxed()
-        }
-        (_, Kind::Boolean) => any::<bool>().prop_map(|b| b.to_string()).boxed(),
-        (_, Kind::Choice(choices)) => {
-            let names: Vec<_> = choices
-                .iter()
-                .map(|(name, _)| format!("\"{name}\""))
-                .collect();
-            proptest::sample::select(names).boxed()
-        }
-        ("instance" | "runtime.prefix", _) => "\"[a-z0-9_-]{1,32}\"".boxed(),
-        ("workers.*.device", _) => Just("\"cpu\"".to_owned()).boxed(),
-        ("runtime.dir", _) => quoted("/[^\0]{0,20}"),
-        _ => quoted("[^\0\\s][^\0]{0,20}"),
-    }
-}
-
-fn quoted(pattern: &'static str) -> BoxedStrategy<String> {
-    pattern
-        .prop_map(|text| toml::Value::String(text).to_string())
-        .boxed()
-}
-
-/// Files in which each key is there or not.
-fn files() -> impl Strategy<Value = String> {
-    let lines: Vec<_> = leaves()
-        .into_iter()
-        .map(|(key, node)| {
-            let workers = "[a-z0-9_-]{1,16}";
-            let value = proptest::option::weighted(0.3, values(&key.to_string(), &node.kind));
-            (workers, value).prop_map(move |(worker, value)| {
-                value.map(|value| format!("{} = {value}\n", key.with_worker(&worker)))
-            })
-        })
-        .collect();
-    lines.prop_map(|lines| lines.into_iter().flatten().collect())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
-
-    #[test]
-    fn to_toml_loads_to_the_same_configuration(file in files()) {
-        let config = good(&file, &[]);
-        prop_assert_eq!(&good(&config.to_toml(), &[]), &config);
-    }
-
-    #[test]
-    fn any_bytes_give_a_configuration_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Err(error) = load(&bytes, &[]) {
-            prop_assert!(!error.to_string().is_empty());
-        }
-    }
-
-    #[test]
-    fn any_text_like_toml_gives_a_configuration_or_an_error(
-        file in files(),
-        junk in "[\\[\\]{}=.,\"'#\\\\a-z0-9 \nä-]{0,12}",
-        at in any::<proptest::sample::Index>(),
-    ) {
-        let places: Vec<_> = file.char_indices().map(|(at, _)| at).chain([file.len()]).collect();
-        let mut file = file;
-        file.insert_str(*at.get(&places), &junk);
-        if let Err(error) = load(file.as_bytes(), &[]) {
-            prop_assert!(!error.to_string().is_empty());
-        }
-    }
-
-    #[test]
-    fn any_variable_gives_a_configuration_or_an_error(
-        name in prop_oneof!["[A-Z_0-9a-zä]{0,20}", "WORKERS__[A-Z_-]{0,9}__THREADS", Just("INSTANCE".to_owned())],
-        value in any::<String>(),
-    ) {
-        let name = format!("EMBEDRING_{name}");
-        prop_assume!(name != "EMBEDRING_CONFIG");
-        if let Err(error) = load(b"", &[(&name, &value)]) {
-            prop_assert!(error.to_string().contains(&name), "{error}");
-        }
-    }
 }

@@ -30,8 +30,13 @@ pub struct BackendInfo {
     pub hidden: usize,
     /// Longest sequence, special tokens included.
     pub max_tokens: usize,
+    /// What computes: the instruction level of our kernels, or the library's name.
+    pub kernels: String,
     /// Memory its weights take.
     pub weights_bytes: u64,
+    /// Memory beside them that is taken at load for batches of any size; 0 where it is taken batch by
+    /// batch.
+    pub arena_bytes: u64,
 }
 
 /// The numbers a backend computes with.
@@ -39,6 +44,10 @@ pub struct BackendInfo {
 pub enum Precision {
     /// 32-bit floating point throughout.
     F32,
+    /// Weights, and where the processor multiplies them so also activations, in bf16; sums in f32.
+    Bf16,
+    /// Weights and activations of the linear layers in bytes; sums exact.
+    Int8,
 }
 
 impl Precision {
@@ -47,6 +56,8 @@ impl Precision {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }

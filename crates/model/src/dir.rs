@@ -8,15 +8,14 @@ use std::path::{Component, Path, PathBuf};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use crate::raw::{
-    RawConfig, RawModule, RawPooling, RawPrompts, RawSentenceBert, RawTokenizerConfig,
-};
+use crate::arch::Architecture;
+use crate::raw::{RawModule, RawPooling, RawPrompts, RawSentenceBert, RawTokenizerConfig};
 
 /// The checked description of a model directory. Nothing heavy is loaded yet.
 #[derive(Clone, Debug)]
 pub struct ModelDir {
     info: ModelInfo,
-    bert: BertConfig,
+    architecture: Architecture,
     weights: PathBuf,
     tokenizer: PathBuf,
     lowercase: bool,
@@ -33,6 +32,8 @@ pub struct ModelInfo {
     pub hidden: usize,
     /// Longest sequence, special tokens included.
     pub max_tokens: usize,
+    /// Multiplications and additions of the linear layers for one token.
+    pub flops_per_token: u64,
     /// How the rows of the tokens become one.
     pub pooling: Pooling,
     /// Whether a `Normalize` module is listed.
@@ -50,28 +51,6 @@ pub enum Pooling {
     Mean,
     /// The row of the first token.
     Cls,
-}
-
-/// The non-linearity of the feed-forward layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activation {
-    GeluErf,
-    GeluTanh,
-    Relu,
-}
-
-/// The sizes of a BERT, checked for sense.
-#[derive(Clone, Debug)]
-pub(crate) struct BertConfig {
-    pub(crate) hidden: usize,
-    pub(crate) layers: usize,
-    pub(crate) heads: usize,
-    pub(crate) intermediate: usize,
-    pub(crate) vocabulary: usize,
-    pub(crate) positions: usize,
-    pub(crate) token_types: usize,
-    pub(crate) norm_eps: f32,
-    pub(crate) activation: Activation,
 }
 
 /// Why a directory is not a model this crate can run.
@@ -146,12 +125,12 @@ impl ModelDir {
     /// [`ModelOpenError::Inconsistent`] for a window the model has no positions for.
     pub fn with_overrides(mut self, overrides: &ModelOverrides) -> Result<Self, ModelOpenError> {
         if let Some(max_tokens) = overrides.max_tokens {
-            if max_tokens > self.bert.positions {
+            if max_tokens > self.architecture.positions {
                 return Err(ModelOpenError::Inconsistent {
                     file: "model.max_tokens",
                     reason: format!(
                         "{max_tokens} tokens were asked for, the model has {} positions",
-                        self.bert.positions
+                        self.architecture.positions
                     ),
                 });
             }
@@ -183,18 +162,20 @@ impl ModelDir {
         }
         let modules = Modules::read(path)?;
         let root = path.join(&modules.transformer);
-        let bert = BertConfig::check(&read_json(&root.join(CONFIG))?)?;
+        let config = root.join(CONFIG);
+        let architecture = Architecture::check(&read_json(&config)?, &config)?;
         let sentence: RawSentenceBert =
             read_json_if_there(&root.join("sentence_bert_config.json"))?;
         let limits: RawTokenizerConfig = read_json_if_there(&root.join("tokenizer_config.json"))?;
-        let max_tokens = max_tokens(&bert, &sentence, &limits)?;
+        let max_tokens = max_tokens(&architecture, &sentence, &limits)?;
         let (prompts, default_prompt) = read_prompts(path)?;
         let weights = root.join("model.safetensors");
         let info = ModelInfo {
             name: name.to_string_lossy().into_owned(),
             digest: digest(&weights)?,
-            hidden: bert.hidden,
+            hidden: architecture.hidden,
             max_tokens,
+            flops_per_token: architecture.flops_per_token(),
             pooling: modules.pooling,
             normalize: modules.normalize,
             prompts,
@@ -204,7 +185,7 @@ impl ModelDir {
         let lowercase = sentence.do_lower_case.unwrap_or(false);
         Ok(Self {
             info,
-            bert,
+            architecture,
             weights,
             tokenizer,
             lowercase,
@@ -217,8 +198,8 @@ impl ModelDir {
         &self.info
     }
 
-    pub(crate) fn bert(&self) -> &BertConfig {
-        &self.bert
+    pub(crate) fn architecture(&self) -> &Architecture {
+        &self.architecture
     }
 
     pub(crate) fn weights(&self) -> &Path {
@@ -345,7 +326,7 @@ fn read_prompts(root: &Path) -> Result<(BTreeMap<String, String>, Option<String>
 }
 
 fn max_tokens(
-    bert: &BertConfig,
+    architecture: &Architecture,
     sentence: &RawSentenceBert,
     limits: &RawTokenizerConfig,
 ) -> Result<usize, ModelOpenError> {
@@ -359,7 +340,7 @@ fn max_tokens(
         .max_seq_length
         .or(of_tokenizer)
         .unwrap_or(usize::MAX)
-        .min(bert.positions);
+        .min(architecture.positions);
     // Two special tokens and one of the text.
     if limit < 3 {
         return Err(ModelOpenError::Inconsistent {
@@ -368,86 +349,6 @@ fn max_tokens(
         });
     }
     Ok(limit)
-}
-
-/// Sizes above this are not a model but a mistake or an attack: products of sizes must not
-/// overflow.
-const SIZE_MAX: usize = 1 << 24;
-
-impl BertConfig {
-    fn check(raw: &RawConfig) -> Result<Self, ModelOpenError> {
-        let unsupported = |key, value: &str, supported| ModelOpenError::Unsupported {
-            file: CONFIG,
-            key,
-            value: value.to_owned(),
-            supported,
-        };
-        if raw.model_type != "bert" {
-            return Err(unsupported("model_type", &raw.model_type, "bert"));
-        }
-        if raw.is_decoder {
-            return Err(unsupported("is_decoder", "true", "false"));
-        }
-        if let Some(kind) = raw.position_embedding_type.as_deref()
-            && kind != "absolute"
-        {
-            return Err(unsupported("position_embedding_type", kind, "absolute"));
-        }
-        let activation = match raw.hidden_act.as_str() {
-            "gelu" => Activation::GeluErf,
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-            "relu" => Activation::Relu,
-            other => {
-                let supported = "gelu, gelu_new, gelu_pytorch_tanh, relu";
-                return Err(unsupported("hidden_act", other, supported));
-            }
-        };
-        #[expect(clippy::cast_possible_truncation, reason = "the forward pass is f32")]
-        let norm_eps = raw.layer_norm_eps as f32;
-        let config = Self {
-            hidden: raw.hidden_size,
-            layers: raw.num_hidden_layers,
-            heads: raw.num_attention_heads,
-            intermediate: raw.intermediate_size,
-            vocabulary: raw.vocab_size,
-            positions: raw.max_position_embeddings,
-            token_types: raw.type_vocab_size,
-            norm_eps,
-            activation,
-        };
-        config.check_sizes()?;
-        Ok(config)
-    }
-
-    fn check_sizes(&self) -> Result<(), ModelOpenError> {
-        let inconsistent = |reason| {
-            Err(ModelOpenError::Inconsistent {
-                file: CONFIG,
-                reason,
-            })
-        };
-        let sizes = [
-            ("hidden_size", self.hidden),
-            ("num_hidden_layers", self.layers),
-            ("num_attention_heads", self.heads),
-            ("intermediate_size", self.intermediate),
-            ("vocab_size", self.vocabulary),
-            ("max_position_embeddings", self.positions),
-            ("type_vocab_size", self.token_types),
-        ];
-        for (key, size) in sizes {
-            if size == 0 || size > SIZE_MAX {
-                return inconsistent(format!("{key} is {size}"));
-            }
-        }
-        if !self.hidden.is_multiple_of(self.heads) {
-            let (hidden, heads) = (self.hidden, self.heads);
-            return inconsistent(format!(
-                "hidden_size {hidden} is not a multiple of {heads} heads"
-            ));
-        }
-        Ok(())
-    }
 }
 
 fn digest(path: &Path) -> Result<[u8; 32], ModelOpenError> {

@@ -29,6 +29,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod arch;
 mod dir;
 mod raw;
 mod tokenizer;
@@ -37,15 +38,24 @@ mod window;
 mod backend;
 mod row;
 
+mod weights;
+
+mod calibration;
 mod candle_cpu;
 mod null;
+mod packed;
 
 pub use backend::{Backend, BackendError, BackendInfo, PackError, PackedBatch, Precision};
-pub use candle_cpu::{CandleCpu, ModelLoadError};
+pub use calibration::calibration_ids;
+pub use candle_cpu::CandleCpu;
 pub use dir::{ModelDir, ModelInfo, ModelOpenError, ModelOverrides, Pooling};
+pub use embedring_kernels::{Level, LevelError};
+pub use embedring_quant::Loss;
 pub use null::NullBackend;
+pub use packed::{PackedCpu, PackedOptions, PrecisionChoice, Survey, SurveyRow};
 pub use row::{RowError, finish_row};
 pub use tokenizer::{
     AnyTokenizer, ByteTokenizer, Encoded, TokenizeError, Tokenizer, TokenizerOpenError,
     TruncationSide,
 };
+pub use weights::ModelLoadError;

@@ -22,7 +22,9 @@ impl NullBackend {
             precision,
             hidden,
             max_tokens,
+            kernels: "none".to_owned(),
             weights_bytes: 0,
+            arena_bytes: 0,
         };
         Self { info }
     }

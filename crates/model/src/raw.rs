@@ -5,34 +5,40 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, Error};
 
-/// `config.json`.
+/// `config.json`. What the other keys are called depends on the family.
 #[derive(Debug, Deserialize)]
 pub(crate) struct RawConfig {
     pub(crate) model_type: String,
-    pub(crate) hidden_size: usize,
-    pub(crate) num_hidden_layers: usize,
-    pub(crate) num_attention_heads: usize,
-    pub(crate) intermediate_size: usize,
-    pub(crate) hidden_act: String,
-    pub(crate) vocab_size: usize,
-    pub(crate) max_position_embeddings: usize,
-    #[serde(default = "default_type_vocab_size")]
-    pub(crate) type_vocab_size: usize,
-    #[serde(default = "default_layer_norm_eps")]
-    pub(crate) layer_norm_eps: f64,
     #[serde(default)]
     pub(crate) position_embedding_type: Option<String>,
     #[serde(default)]
     pub(crate) is_decoder: bool,
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
 }
 
-fn default_type_vocab_size() -> usize {
-    2
-}
+impl RawConfig {
+    /// The value of `key`; `None` if it is missing or null.
+    pub(crate) fn get<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<Option<T>, serde_json::Error> {
+        let value = self.others.get(key).map(Option::deserialize);
+        let value = value
+            .transpose()
+            .map_err(|e| Error::custom(format!("{key}: {e}")))?;
+        Ok(value.flatten())
+    }
 
-fn default_layer_norm_eps() -> f64 {
-    1e-12
+    /// The value of a `key` that must be there.
+    pub(crate) fn need<T: DeserializeOwned>(
+        &self,
+        key: &'static str,
+    ) -> Result<T, serde_json::Error> {
+        self.get(key)?.ok_or_else(|| Error::missing_field(key))
+    }
 }
 
 /// One entry of `modules.json`.

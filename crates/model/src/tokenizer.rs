@@ -106,7 +106,7 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(load)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(load)?;
-        let vocabulary = dir.bert().vocabulary;
+        let vocabulary = dir.architecture().vocabulary;
         if let Some(id) = inner.get_vocab(true).into_values().max()
             && usize::try_from(id).is_ok_and(|id| id >= vocabulary)
         {

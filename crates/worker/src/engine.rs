@@ -103,8 +103,8 @@ pub fn run(
     let board = Arc::new(BoardMap::create(&instance, board_header(options))?);
     let bells = Arc::new(BellsMap::create(&instance)?);
     let mut place = WorkerPlace::claim(&board, &bells, &options.name)?;
-    let served = Arc::new(Served::open(&options.model, options.threads)?);
-    let backend = served.load()?;
+    let (served, backend) = Served::start(&options.model, options.threads)?;
+    let served = Arc::new(served);
     place.slot().count(Counter::Loads, 1);
     let memory = bounded_memory(options, &place)?;
     let identity = describe(&mut place, &served);
@@ -149,10 +149,14 @@ pub fn run(
         batches: 0,
         ns_per_token: None,
     };
+    let intake_served = Arc::clone(&engine.served);
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("intake".to_owned())
-            .spawn_scoped(scope, || serve_ring_while_running(&shared))
+            .spawn_scoped(scope, || {
+                intake_served.untie();
+                serve_ring_while_running(&shared);
+            })
             .map_err(WorkerError::Thread)?;
         let ended = engine.serve();
         shared.ended.store(true, Relaxed);

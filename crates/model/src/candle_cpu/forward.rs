@@ -1,29 +1,88 @@
-//! The forward pass of a BERT for one sequence.
+//! The forward pass for one sequence.
 
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 
 use super::ops::{AddNorm, Bias, Product, Softmax, normalise};
-use super::weights::{Embeddings, Layer, Linear, Norm, Weights};
 use crate::Pooling;
-use crate::dir::{Activation, BertConfig};
+use crate::arch::{Activation, Architecture, bias_by_distance};
+use crate::weights::{self, Embeddings, Norm, Weights};
 
-/// A loaded BERT, shared by threads.
-pub(super) struct Bert {
-    pub(super) weights: Weights,
-    pub(super) config: BertConfig,
-    pub(super) pooling: Pooling,
+/// A loaded model, shared by threads.
+pub(super) struct Encoder {
+    pub(super) embeddings: Embeddings,
+    layers: Vec<Layer>,
+    relative_bias: Option<Vec<f32>>,
+    architecture: Architecture,
+    pooling: Pooling,
 }
 
-impl Bert {
+/// One layer, its products on tensors.
+struct Layer {
+    qkv: Linear,
+    attention: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    down_norm: Norm,
+}
+
+/// A linear layer. Its weight is seen as `[inputs, outputs]`, but lies in memory the way the file
+/// has it, so that the numbers one output needs are neighbours: in the other order every step of
+/// the product would reach into another page.
+struct Linear {
+    weight: Tensor,
+    bias: Vec<f32>,
+}
+
+impl Linear {
+    fn new(linear: weights::Linear) -> Result<Self> {
+        let outputs = linear.bias.len();
+        let inputs = linear.weight.len() / outputs;
+        let weight = Tensor::from_vec(linear.weight, (outputs, inputs), &Device::Cpu)?.t()?;
+        let bias = linear.bias;
+        Ok(Self { weight, bias })
+    }
+}
+
+impl Layer {
+    fn new(layer: weights::Layer) -> Result<Self> {
+        Ok(Self {
+            qkv: Linear::new(layer.qkv)?,
+            attention: Linear::new(layer.attention)?,
+            attention_norm: layer.attention_norm,
+            up: Linear::new(layer.up)?,
+            down: Linear::new(layer.down)?,
+            down_norm: layer.down_norm,
+        })
+    }
+}
+
+impl Encoder {
+    pub(super) fn new(
+        weights: Weights,
+        architecture: Architecture,
+        pooling: Pooling,
+    ) -> Result<Self> {
+        let layers = weights.layers.into_iter().map(Layer::new);
+        Ok(Self {
+            embeddings: weights.embeddings,
+            layers: layers.collect::<Result<_>>()?,
+            relative_bias: weights.relative_bias,
+            architecture,
+            pooling,
+        })
+    }
+
     /// Writes the pooled row of one sequence of known ids. `threads` is the size of the rayon pool
     /// this is called in; with 1 everything happens on the calling thread.
     pub(super) fn row(&self, ids: &[u32], threads: usize, pooled: &mut [f32]) -> Result<()> {
         let pass = Pass {
-            config: &self.config,
+            config: &self.architecture,
+            bias: self.bias(ids.len()),
             threads,
         };
-        let mut x = pass.embed(&self.weights.embeddings, ids)?;
-        for layer in &self.weights.layers {
+        let mut x = pass.embed(&self.embeddings, ids)?;
+        for layer in &self.layers {
             x = pass.layer(layer, &x)?;
         }
         let (storage, layout) = x.storage_and_layout();
@@ -34,6 +93,18 @@ impl Bert {
         };
         pool(self.pooling, &data[start..end], pooled);
         Ok(())
+    }
+
+    /// What is added to the scores of a sequence, by head and distance.
+    fn bias(&self, tokens: usize) -> Option<Vec<f32>> {
+        let (table, relative) = (self.relative_bias.as_ref()?, self.architecture.relative?);
+        Some(bias_by_distance(
+            table,
+            self.architecture.heads,
+            relative.buckets,
+            relative.max_distance,
+            tokens,
+        ))
     }
 }
 
@@ -62,7 +133,9 @@ fn pool(pooling: Pooling, rows: &[f32], pooled: &mut [f32]) {
 }
 
 struct Pass<'a> {
-    config: &'a BertConfig,
+    config: &'a Architecture,
+    /// `[heads, 2 * tokens - 1]`.
+    bias: Option<Vec<f32>>,
     threads: usize,
 }
 
@@ -108,6 +181,7 @@ impl Pass<'_> {
         let scale = (width as f32).sqrt().recip();
         let scores = self.product(&q, &k.t()?, scale)?;
         scores.inplace_op1(&Softmax {
+            bias: self.bias.as_deref(),
             threads: self.threads,
         })?;
         self.product(&scores, &v, 1.0)?

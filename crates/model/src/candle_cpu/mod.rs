@@ -1,18 +1,17 @@
-//! The reference backend: BERT in f32 on the CPU, on candle's tensors.
+//! The reference backend: every family in f32 on the CPU, on candle's tensors.
 
 mod forward;
 mod ops;
-mod weights;
 
 use std::sync::Mutex;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::{Backend, BackendError, BackendInfo, ModelDir, PackedBatch, Precision};
-use forward::Bert;
-pub use weights::ModelLoadError;
+use crate::weights::Weights;
+use crate::{Backend, BackendError, BackendInfo, ModelDir, ModelLoadError, PackedBatch, Precision};
+use forward::Encoder;
 
-/// BERT on the CPU.
+/// A model on the CPU.
 ///
 /// Sequences are computed one by one. With at least as many sequences as threads, each thread
 /// takes the next one (longest first) and works alone on it; with fewer, all threads work together
@@ -20,7 +19,7 @@ pub use weights::ModelLoadError;
 /// what bounds memory, and each number is computed in the same order, so the row is the same.
 pub struct CandleCpu {
     info: BackendInfo,
-    bert: Bert,
+    encoder: Encoder,
     /// All threads, for one sequence.
     wide: ThreadPool,
     /// Pools of one thread, for one sequence each. They are separate pools because within one,
@@ -53,41 +52,24 @@ impl CandleCpu {
         let lanes = (0..threads)
             .map(|_| pool(1, "model-lane"))
             .collect::<Result<_, _>>()?;
-        let config = dir.bert().clone();
-        let weights = weights::Weights::load(dir)?;
+        let weights = Weights::load(dir)?;
         let info = BackendInfo {
             device: "cpu".to_owned(),
             precision: Precision::F32,
-            hidden: config.hidden,
+            hidden: dir.info().hidden,
             max_tokens: dir.info().max_tokens,
+            kernels: "candle".to_owned(),
             weights_bytes: weights.bytes,
+            arena_bytes: 0,
         };
-        let bert = Bert {
-            weights,
-            config,
-            pooling: dir.info().pooling,
-        };
+        let architecture = dir.architecture().clone();
+        let encoder = Encoder::new(weights, architecture, dir.info().pooling)?;
         Ok(Self {
             info,
-            bert,
+            encoder,
             wide,
             lanes,
         })
-    }
-
-    fn check_ids(&self, batch: &PackedBatch<'_>) -> Result<(), BackendError> {
-        let vocabulary = self.bert.config.vocabulary;
-        let unknown = |id: u32| usize::try_from(id).is_ok_and(|id| id >= vocabulary);
-        for (index, ids) in batch.sequences().enumerate() {
-            if let Some(&id) = ids.iter().find(|id| unknown(**id)) {
-                return Err(BackendError::UnknownToken {
-                    index,
-                    id,
-                    vocabulary,
-                });
-            }
-        }
-        Ok(())
     }
 }
 
@@ -98,15 +80,15 @@ impl Backend for CandleCpu {
 
     fn run(&mut self, batch: &PackedBatch<'_>, pooled: &mut [f32]) -> Result<(), BackendError> {
         batch.check(&self.info, pooled)?;
-        self.check_ids(batch)?;
+        self.encoder.embeddings.check(batch, self.info.hidden)?;
         let rows = pooled.chunks_exact_mut(self.info.hidden);
         let mut work: Vec<_> = batch.sequences().zip(rows).collect();
         let threads = self.lanes.len();
-        let bert = &self.bert;
+        let encoder = &self.encoder;
         let result = if work.len() < threads {
             self.wide.install(|| {
                 work.into_iter()
-                    .try_for_each(|(ids, row)| bert.row(ids, threads, row))
+                    .try_for_each(|(ids, row)| encoder.row(ids, threads, row))
             })
         } else {
             // Longest last, since work is taken from the end.
@@ -118,7 +100,7 @@ impl Backend for CandleCpu {
                     let Some((ids, row)) = lock(&work).pop() else {
                         break;
                     };
-                    if let Err(e) = bert.row(ids, 1, row) {
+                    if let Err(e) = encoder.row(ids, 1, row) {
                         lock(&work).clear();
                         *lock(&failure) = Some(e);
                     }

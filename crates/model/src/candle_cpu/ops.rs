@@ -7,8 +7,8 @@
 use candle_core::{CpuStorage, CustomOp2, InplaceOp1, InplaceOp2, Layout, Result, Shape, bail};
 use rayon::prelude::*;
 
-use super::weights::Norm;
-use crate::dir::Activation;
+use crate::arch::Activation;
+use crate::weights::Norm;
 
 /// `scale * a·b` for `[m, k]·[k, n]`, or the same for each of several heads in `[heads, ..]`.
 pub(super) struct Product {
@@ -297,18 +297,28 @@ fn sum(numbers: impl ExactSizeIterator<Item = f32>) -> f32 {
     parts.iter().sum()
 }
 
-/// Softmax of every row.
-pub(super) struct Softmax {
+/// Softmax of every row of scores, `[heads, tokens, tokens]`.
+pub(super) struct Softmax<'a> {
+    /// Added before, by head and distance: `[heads, 2 * tokens - 1]`, at `key - query + tokens - 1`.
+    pub(super) bias: Option<&'a [f32]>,
     pub(super) threads: usize,
 }
 
-impl InplaceOp1 for Softmax {
+impl InplaceOp1 for Softmax<'_> {
     fn name(&self) -> &'static str {
         "softmax"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        for_rows(storage, layout, self.threads, |_, row| {
+        for_rows(storage, layout, self.threads, |index, row| {
+            if let Some(bias) = self.bias {
+                let tokens = row.len();
+                let (head, query) = (index / tokens, index % tokens);
+                let run = &bias[head * (2 * tokens - 1) + tokens - 1 - query..][..tokens];
+                for (x, b) in row.iter_mut().zip(run) {
+                    *x += b;
+                }
+            }
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             for x in row.iter_mut() {
                 *x = exp(*x - max);

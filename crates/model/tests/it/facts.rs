@@ -1,15 +1,15 @@
 //! Vectors known from other implementations.
 
-use embedring_model::{Backend, CandleCpu, ModelDir, Pooling, Precision, finish_row};
+use embedring_model::{Backend, ModelDir, Pooling, Precision, finish_row};
 
-use crate::models::{self, Loaded, MINILM, TINY};
+use crate::models::{self, Loaded, MINILM, TINY, backends};
 use crate::scratch::{Checkpoint, Scratch};
 
 #[track_caller]
-fn check_begins(row: &[f32], expected: &[f32], tolerance: f32) {
+fn check_begins(row: &[f32], expected: &[f32], tolerance: f64) {
     for (at, (got, want)) in row.iter().zip(expected).enumerate() {
         assert!(
-            (got - want).abs() <= tolerance,
+            f64::from((got - want).abs()) <= tolerance,
             "number {at} is {got}, not {want}"
         );
     }
@@ -58,7 +58,7 @@ fn minilm_is_described_by_its_files() {
 }
 
 /// Pooled rows of the four texts that the facts are about.
-fn fact_rows(backend: &mut CandleCpu) -> Vec<Vec<f32>> {
+fn fact_rows(backend: &mut dyn Backend) -> Vec<Vec<f32>> {
     let tokenizer = Loaded::new(MINILM, 1);
     let texts = [
         "What is Deep Learning?",
@@ -69,7 +69,7 @@ fn fact_rows(backend: &mut CandleCpu) -> Vec<Vec<f32>> {
     models::rows(backend, &texts.map(|text| tokenizer.encode(text)))
 }
 
-fn check_facts(pooled: &[Vec<f32>], tolerance: f32) {
+fn check_facts(pooled: &[Vec<f32>], tolerance: f64) {
     let want = [-0.59045, -0.25218, 0.14960, 0.05506, -0.11826, -0.16704];
     check_begins(&pooled[0], &want, tolerance);
     check_begins(&[length(&pooled[0])], &[7.58101], tolerance);
@@ -79,7 +79,7 @@ fn check_facts(pooled: &[Vec<f32>], tolerance: f32) {
     check_begins(&[cosine], &[0.674_376], tolerance);
 
     let want = [-0.034_478, 0.03102, 0.00673, 0.02611, -0.039_362];
-    check_begins(&finish(&pooled[2], 384), &want, 1e-3);
+    check_begins(&finish(&pooled[2], 384), &want, tolerance.max(1e-3));
 
     let cut = finish(&pooled[3], 128);
     check_begins(&cut, &[0.020_964_1, 0.045_658_1, -0.066_505_9], tolerance);
@@ -96,7 +96,10 @@ fn minilm_with_tanh_gives_the_facts_to_the_last_digit() {
     scratch.write("config.json", config.to_string());
     scratch.write("model.safetensors", file("model.safetensors"));
     let dir = ModelDir::open(scratch.path()).unwrap();
-    check_facts(&fact_rows(&mut CandleCpu::load(&dir, 2).unwrap()), 2e-5);
+    for tested in backends() {
+        let rows = fact_rows(&mut *tested.load(&dir, 2));
+        check_facts(&rows, tested.tolerance);
+    }
 }
 
 /// The model's own `config.json` asks for the exact GELU, as the reference implementation computes
@@ -105,11 +108,11 @@ fn minilm_with_tanh_gives_the_facts_to_the_last_digit() {
 #[test]
 fn minilm_gives_the_facts() {
     let dir = ModelDir::open(&models::path(MINILM)).unwrap();
-    for threads in [1, 2, 5] {
-        check_facts(
-            &fact_rows(&mut CandleCpu::load(&dir, threads).unwrap()),
-            1e-3,
-        );
+    for tested in backends() {
+        for threads in [1, 2, 5] {
+            let rows = fact_rows(&mut *tested.load(&dir, threads));
+            check_facts(&rows, tested.tolerance.max(1e-3));
+        }
     }
 }
 
@@ -120,22 +123,27 @@ fn tiny_bert_loads_with_its_prefix_and_old_names() {
     assert_eq!((info.hidden, info.max_tokens), (128, 512));
     assert_eq!((info.pooling, info.normalize), (Pooling::Mean, false));
 
-    let mut model = Loaded::new(TINY, 2);
-    let rows = model.rows(&[
-        "The cat sits outside",
-        "A cat is sitting outdoors",
-        "stock prices",
-    ]);
-    let rows: Vec<_> = rows.iter().map(|row| finish(row, 128)).collect();
-    let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    assert!(cosine(&rows[0], &rows[1]) > cosine(&rows[0], &rows[2]));
+    for tested in backends() {
+        let mut model = Loaded::on(&tested, TINY, 2);
+        let rows = model.rows(&[
+            "The cat sits outside",
+            "A cat is sitting outdoors",
+            "stock prices",
+        ]);
+        let rows: Vec<_> = rows.iter().map(|row| finish(row, 128)).collect();
+        let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let (near, far) = (cosine(&rows[0], &rows[1]), cosine(&rows[0], &rows[2]));
+        assert!(near > far, "{}: {near} and {far}", tested.name);
+    }
 }
 
 #[test]
 fn an_empty_text_has_a_vector() {
-    let mut model = Loaded::new(MINILM, 2);
-    assert_eq!(model.encode(""), [101, 102]);
-    let alone = model.rows(&[""]);
-    assert_eq!(model.rows(&["a text", "", "another"])[1], alone[0]);
-    assert!(length(&alone[0]) > 0.0);
+    for tested in backends() {
+        let mut model = Loaded::on(&tested, MINILM, 2);
+        assert_eq!(model.encode(""), [101, 102]);
+        let alone = model.rows(&[""]);
+        assert_eq!(model.rows(&["a text", "", "another"])[1], alone[0]);
+        assert!(length(&alone[0]) > 0.0);
+    }
 }

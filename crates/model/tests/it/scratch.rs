@@ -7,12 +7,15 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// A `model_type` of each family.
+pub(crate) const FAMILIES: [&str; 4] = ["bert", "xlm-roberta", "mpnet", "distilbert"];
+
 /// What to write.
 #[derive(Clone)]
 pub(crate) struct Checkpoint {
     pub(crate) config: Value,
     pub(crate) cls: bool,
-    /// `bert.`, gamma and beta.
+    /// The prefix of files with a head; gamma and beta.
     pub(crate) old_names: bool,
     pub(crate) dtype: Dtype,
     pub(crate) tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
@@ -20,33 +23,30 @@ pub(crate) struct Checkpoint {
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self::new(&json!({}), 7)
+        Self::of("bert")
     }
 }
 
 impl Checkpoint {
-    /// Hidden 48 in 3 heads, 2 layers, vocabulary 100, 40 positions, and `changes` to the config.
-    pub(crate) fn new(changes: &Value, seed: u64) -> Self {
-        let mut config = json!({
-            "model_type": "bert", "hidden_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 3, "intermediate_size": 112, "hidden_act": "gelu",
-            "vocab_size": 100, "max_position_embeddings": 40, "type_vocab_size": 2,
-            "layer_norm_eps": 1e-12,
-        });
+    pub(crate) fn of(family: &str) -> Self {
+        Self::new(family, &json!({}), 7)
+    }
+
+    /// Hidden 48 in 3 heads, 2 layers, vocabulary 100, texts of 40 tokens, and `changes` to the
+    /// config.
+    pub(crate) fn new(family: &str, changes: &Value, seed: u64) -> Self {
+        let mut config = default_config(family);
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
         }
         let mut random = Random(seed);
-        let tensors = shapes(&config)
+        let tensors = shapes(&Sizes::of(&config), &Names::of(family))
             .into_iter()
             .map(|(name, shape)| {
                 let count: usize = shape.iter().product();
                 // Around 1 for the weights of a LayerNorm, else around 0.
-                let centre = if name.ends_with("LayerNorm.weight") {
-                    1.0
-                } else {
-                    0.0
-                };
+                let norm = name.to_lowercase().ends_with("norm.weight");
+                let centre = if norm { 1.0 } else { 0.0 };
                 let numbers = (0..count).map(|_| centre + random.next() * 0.3).collect();
                 (name, (shape, numbers))
             })
@@ -60,8 +60,12 @@ impl Checkpoint {
         }
     }
 
-    pub(crate) fn size(&self, key: &str) -> usize {
-        usize::try_from(self.config[key].as_u64().unwrap()).unwrap()
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes::of(&self.config)
+    }
+
+    pub(crate) fn names(&self) -> Names {
+        Names::of(self.config["model_type"].as_str().unwrap())
     }
 
     fn encode(&self, x: f32) -> Vec<u8> {
@@ -87,14 +91,14 @@ impl Checkpoint {
                     .collect::<Vec<u8>>();
                 let mut name = name.clone();
                 if self.old_names {
-                    name = format!("bert.{name}")
+                    name = format!("{}.{name}", self.names().prefix)
                         .replace("LayerNorm.weight", "LayerNorm.gamma")
                         .replace("LayerNorm.bias", "LayerNorm.beta");
                 }
                 (name, shape.clone(), bytes)
             })
             .collect();
-        let ids = vec![0; 8 * self.size("max_position_embeddings")];
+        let ids = vec![0; 8 * self.sizes().positions];
         let views = bytes
             .iter()
             .map(|(name, shape, bytes)| {
@@ -109,50 +113,181 @@ impl Checkpoint {
     }
 }
 
-fn shapes(config: &Value) -> Vec<(String, Vec<usize>)> {
-    let size = |key: &str| usize::try_from(config[key].as_u64().unwrap()).unwrap();
-    let (hidden, inner) = (size("hidden_size"), size("intermediate_size"));
-    let mut shapes = vec![
-        (
-            "embeddings.word_embeddings.weight".to_owned(),
-            vec![size("vocab_size"), hidden],
-        ),
-        (
-            "embeddings.position_embeddings.weight".to_owned(),
-            vec![size("max_position_embeddings"), hidden],
-        ),
-        (
-            "embeddings.token_type_embeddings.weight".to_owned(),
-            vec![size("type_vocab_size"), hidden],
-        ),
-    ];
+fn default_config(family: &str) -> Value {
+    if family == "distilbert" {
+        return json!({
+            "model_type": family, "dim": 48, "n_layers": 2, "n_heads": 3, "hidden_dim": 112,
+            "activation": "gelu", "vocab_size": 100, "max_position_embeddings": 40,
+        });
+    }
+    let mut config = json!({
+        "model_type": family, "hidden_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 3, "intermediate_size": 112, "hidden_act": "gelu",
+        "vocab_size": 100, "max_position_embeddings": 40, "layer_norm_eps": 1e-12,
+    });
+    match family {
+        "bert" => config["type_vocab_size"] = 2.into(),
+        "xlm-roberta" => {
+            config["type_vocab_size"] = 1.into();
+            config["pad_token_id"] = 1.into();
+            config["max_position_embeddings"] = 42.into();
+        }
+        "mpnet" => {
+            config["relative_attention_num_buckets"] = 32.into();
+            config["max_position_embeddings"] = 42.into();
+        }
+        other => panic!("no family {other}"),
+    }
+    config
+}
+
+/// The sizes in a config, whatever they are called there.
+pub(crate) struct Sizes {
+    pub(crate) hidden: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    inner: usize,
+    vocabulary: usize,
+    /// Rows of the table of positions.
+    positions: usize,
+    /// The row that a text begins at.
+    pub(crate) first_position: usize,
+    /// Rows of the table of token types, if there is one.
+    pub(crate) types: Option<usize>,
+    /// Whether distances have a bias.
+    pub(crate) relative: bool,
+}
+
+impl Sizes {
+    fn of(config: &Value) -> Self {
+        let get = |key: &str| config[key].as_u64().map(|n| usize::try_from(n).unwrap());
+        let any = |a: &str, b: &str| get(a).or_else(|| get(b)).unwrap();
+        let first_position = match config["model_type"].as_str().unwrap() {
+            "bert" | "distilbert" => 0,
+            "mpnet" => 2,
+            _ => get("pad_token_id").unwrap() + 1,
+        };
+        Self {
+            hidden: any("hidden_size", "dim"),
+            layers: any("num_hidden_layers", "n_layers"),
+            heads: any("num_attention_heads", "n_heads"),
+            inner: any("intermediate_size", "hidden_dim"),
+            vocabulary: get("vocab_size").unwrap(),
+            positions: get("max_position_embeddings").unwrap(),
+            first_position,
+            types: get("type_vocab_size"),
+            relative: get("relative_attention_num_buckets").is_some(),
+        }
+    }
+
+    /// The longest sequence.
+    pub(crate) fn tokens(&self) -> usize {
+        self.positions - self.first_position
+    }
+}
+
+/// What a family calls its tensors.
+pub(crate) struct Names {
+    prefix: &'static str,
+    layer: &'static str,
+    pub(crate) query: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) attention: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    pub(crate) down_norm: &'static str,
+}
+
+impl Names {
+    fn of(family: &str) -> Self {
+        let bert = Self {
+            prefix: "bert",
+            layer: "encoder.layer",
+            query: "attention.self.query",
+            key: "attention.self.key",
+            value: "attention.self.value",
+            attention: "attention.output.dense",
+            attention_norm: "attention.output.LayerNorm",
+            up: "intermediate.dense",
+            down: "output.dense",
+            down_norm: "output.LayerNorm",
+        };
+        match family {
+            "distilbert" => Self {
+                prefix: "distilbert",
+                layer: "transformer.layer",
+                query: "attention.q_lin",
+                key: "attention.k_lin",
+                value: "attention.v_lin",
+                attention: "attention.out_lin",
+                attention_norm: "sa_layer_norm",
+                up: "ffn.lin1",
+                down: "ffn.lin2",
+                down_norm: "output_layer_norm",
+            },
+            "mpnet" => Self {
+                prefix: "mpnet",
+                query: "attention.attn.q",
+                key: "attention.attn.k",
+                value: "attention.attn.v",
+                attention: "attention.attn.o",
+                attention_norm: "attention.LayerNorm",
+                ..bert
+            },
+            "bert" => bert,
+            _ => Self {
+                prefix: "roberta",
+                ..bert
+            },
+        }
+    }
+
+    /// A tensor or module of one layer.
+    pub(crate) fn at(&self, layer: usize, part: &str) -> String {
+        format!("{}.{layer}.{part}", self.layer)
+    }
+}
+
+pub(crate) const RELATIVE_BIAS: &str = "encoder.relative_attention_bias.weight";
+
+fn shapes(sizes: &Sizes, names: &Names) -> Vec<(String, Vec<usize>)> {
+    let (hidden, inner) = (sizes.hidden, sizes.inner);
+    let mut shapes = Vec::new();
+    let mut table = |name: &str, rows| {
+        let name = format!("embeddings.{name}_embeddings.weight");
+        shapes.push((name, vec![rows, hidden]));
+    };
+    table("word", sizes.vocabulary);
+    table("position", sizes.positions);
+    if let Some(types) = sizes.types {
+        table("token_type", types);
+    }
+    if sizes.relative {
+        shapes.push((RELATIVE_BIAS.to_owned(), vec![32, sizes.heads]));
+    }
     let norm = |shapes: &mut Vec<_>, name: String| {
         shapes.push((format!("{name}.weight"), vec![hidden]));
         shapes.push((format!("{name}.bias"), vec![hidden]));
     };
     norm(&mut shapes, "embeddings.LayerNorm".to_owned());
-    for layer in 0..size("num_hidden_layers") {
+    for layer in 0..sizes.layers {
         let linear = [
-            ("attention.self.query", hidden, hidden),
-            ("attention.self.key", hidden, hidden),
-            ("attention.self.value", hidden, hidden),
-            ("attention.output.dense", hidden, hidden),
-            ("intermediate.dense", inner, hidden),
-            ("output.dense", hidden, inner),
+            (names.query, hidden, hidden),
+            (names.key, hidden, hidden),
+            (names.value, hidden, hidden),
+            (names.attention, hidden, hidden),
+            (names.up, inner, hidden),
+            (names.down, hidden, inner),
         ];
         for (name, outputs, inputs) in linear {
-            let name = format!("encoder.layer.{layer}.{name}");
+            let name = names.at(layer, name);
             shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
             shapes.push((format!("{name}.bias"), vec![outputs]));
         }
-        norm(
-            &mut shapes,
-            format!("encoder.layer.{layer}.attention.output.LayerNorm"),
-        );
-        norm(
-            &mut shapes,
-            format!("encoder.layer.{layer}.output.LayerNorm"),
-        );
+        norm(&mut shapes, names.at(layer, names.attention_norm));
+        norm(&mut shapes, names.at(layer, names.down_norm));
     }
     shapes
 }

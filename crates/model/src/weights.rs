@@ -1,4 +1,5 @@
-//! `model.safetensors` to f32 tensors, read once from front to back.
+//! `model.safetensors` to plain f32 numbers, read once from front to back: what every backend
+//! starts from, whatever the family.
 //!
 //! The file is read, not mapped: a mapped file that somebody truncates kills the process, and
 //! one that somebody rewrites changes the model under way. Each tensor goes straight from the
@@ -9,12 +10,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
-use crate::ModelDir;
-use crate::dir::BertConfig;
+use crate::arch::{Architecture, Names, RELATIVE_BIAS};
+use crate::{BackendError, ModelDir, PackedBatch};
 
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum ModelLoadError {
         /// The file.
         path: PathBuf,
     },
-    /// A tensor that a BERT needs is not there.
+    /// A tensor that the model needs is not there.
     #[error("{} lacks tensor {name}", path.display())]
     MissingTensor {
         /// The file.
@@ -68,6 +68,15 @@ pub enum ModelLoadError {
         /// Its kind.
         dtype: String,
     },
+    /// Bytes need calibration texts, and there are none.
+    #[error("int8 and a survey need calibration texts, and there are none")]
+    NoCalibration,
+    /// A weight is infinite or not a number.
+    #[error("tensor {name} holds a number that is not finite")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+    },
     /// A thread count outside 1..=1024 was asked for, or the threads could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {
@@ -81,82 +90,105 @@ pub enum ModelLoadError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// All weights of a BERT without its pooler.
-pub(super) struct Weights {
-    pub(super) embeddings: Embeddings,
-    pub(super) layers: Vec<Layer>,
+/// All weights of a model without its pooler and heads.
+pub(crate) struct Weights {
+    pub(crate) embeddings: Embeddings,
+    pub(crate) layers: Vec<Layer>,
+    /// `[heads, buckets]`, for [`bias_by_distance`](crate::arch::bias_by_distance).
+    pub(crate) relative_bias: Option<Vec<f32>>,
     /// Bytes of all of them.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
-/// Tables that are looked up row by row, so plain numbers serve best.
-pub(super) struct Embeddings {
+/// Tables that are looked up row by row, and their normalisation.
+#[derive(Debug)]
+pub(crate) struct Embeddings {
     /// `[vocabulary, hidden]`.
-    pub(super) words: Vec<f32>,
-    /// `[positions, hidden]`, the row of token type 0 added in: there is no other type here.
-    pub(super) positions: Vec<f32>,
-    pub(super) norm: Norm,
+    pub(crate) words: Vec<f32>,
+    /// `[positions, hidden]`, row 0 for the first token of a text. The row of token type 0 is added
+    /// in: there is no other type here.
+    pub(crate) positions: Vec<f32>,
+    pub(crate) norm: Norm,
 }
 
 /// A layer normalisation.
-pub(super) struct Norm {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
+#[derive(Debug)]
+pub(crate) struct Norm {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
-/// A linear layer. Its weight is seen as `[in, out]`, but lies in memory the way the file has it,
-/// so that the numbers one output needs are neighbours: in the other order every step of the
-/// product would reach into another page.
-pub(super) struct Linear {
-    pub(super) weight: Tensor,
-    pub(super) bias: Vec<f32>,
+/// A linear layer.
+pub(crate) struct Linear {
+    /// `[outputs, inputs]`, as the file has it.
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 /// One encoder layer.
-pub(super) struct Layer {
-    /// Query, key and value side by side: `[hidden, 3 * hidden]`.
-    pub(super) qkv: Linear,
-    pub(super) attention: Linear,
-    pub(super) attention_norm: Norm,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
-    pub(super) down_norm: Norm,
+pub(crate) struct Layer {
+    /// Query, key and value below each other: `[3 * hidden, hidden]`.
+    pub(crate) qkv: Linear,
+    pub(crate) attention: Linear,
+    pub(crate) attention_norm: Norm,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) down_norm: Norm,
 }
 
 impl Weights {
-    pub(super) fn load(dir: &ModelDir) -> Result<Self, ModelLoadError> {
-        let mut file = Tensors::read(dir.weights(), &dir.info().digest)?;
-        let config = dir.bert();
-        let embeddings = Embeddings::take(&mut file, config)?;
-        let layers = (0..config.layers)
-            .map(|index| Layer::take(&mut file, config, index))
+    pub(crate) fn load(dir: &ModelDir) -> Result<Self, ModelLoadError> {
+        let architecture = dir.architecture();
+        let names = &architecture.family.names;
+        let mut file = Tensors::read(dir.weights(), &dir.info().digest, names)?;
+        let embeddings = Embeddings::take(&mut file, architecture)?;
+        let layers = (0..architecture.layers)
+            .map(|index| Layer::take(&mut file, architecture, index))
             .collect::<Result<_, _>>()?;
+        let relative_bias = match architecture.relative {
+            None => None,
+            Some(relative) => {
+                let shape = [relative.buckets, architecture.heads];
+                Some(transposed(&file.take(RELATIVE_BIAS, &shape)?, shape[1]))
+            }
+        };
         Ok(Self {
             embeddings,
             layers,
+            relative_bias,
             bytes: file.bytes_taken,
         })
     }
 }
 
+/// `[rows, columns]` as `[columns, rows]`.
+fn transposed(numbers: &[f32], columns: usize) -> Vec<f32> {
+    let column = |at| numbers.iter().skip(at).step_by(columns).copied();
+    (0..columns).flat_map(column).collect()
+}
+
 impl Embeddings {
-    fn take(file: &mut Tensors, config: &BertConfig) -> Result<Self, ModelLoadError> {
-        let hidden = config.hidden;
+    fn take(file: &mut Tensors, architecture: &Architecture) -> Result<Self, ModelLoadError> {
+        let hidden = architecture.hidden;
         let words = file.take(
             "embeddings.word_embeddings.weight",
-            &[config.vocabulary, hidden],
+            &[architecture.vocabulary, hidden],
         )?;
+        let offset = architecture.position_offset;
         let mut positions = file.take(
             "embeddings.position_embeddings.weight",
-            &[config.positions, hidden],
+            &[offset + architecture.positions, hidden],
         )?;
-        let types = file.take(
-            "embeddings.token_type_embeddings.weight",
-            &[config.token_types, hidden],
-        )?;
-        for row in positions.chunks_exact_mut(hidden) {
-            for (x, t) in row.iter_mut().zip(&types) {
-                *x += t;
+        positions.drain(..offset * hidden);
+        if architecture.token_types > 0 {
+            let types = file.take(
+                "embeddings.token_type_embeddings.weight",
+                &[architecture.token_types, hidden],
+            )?;
+            for row in positions.chunks_exact_mut(hidden) {
+                for (x, t) in row.iter_mut().zip(&types) {
+                    *x += t;
+                }
             }
         }
         let norm = Norm::take(file, "embeddings.LayerNorm", hidden)?;
@@ -165,6 +197,27 @@ impl Embeddings {
             positions,
             norm,
         })
+    }
+
+    /// Bytes of the tables.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * (self.words.len() + self.positions.len())
+    }
+
+    /// Checks that the table of words has all ids of a batch.
+    pub(crate) fn check(&self, batch: &PackedBatch<'_>, hidden: usize) -> Result<(), BackendError> {
+        let vocabulary = self.words.len() / hidden;
+        let unknown = |id: u32| usize::try_from(id).map_or(true, |id| id >= vocabulary);
+        for (index, ids) in batch.sequences().enumerate() {
+            if let Some(&id) = ids.iter().find(|id| unknown(**id)) {
+                return Err(BackendError::UnknownToken {
+                    index,
+                    id,
+                    vocabulary,
+                });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -183,37 +236,44 @@ impl Norm {
 }
 
 impl Linear {
-    /// Joins linear layers of one input side by side.
     fn take(
         file: &mut Tensors,
-        names: &[String],
+        name: &str,
         inputs: usize,
         outputs: usize,
     ) -> Result<Self, ModelLoadError> {
-        let width = names.len() * outputs;
-        // Nothing is reserved by what the configuration says: the shapes are checked as they come.
-        let (mut joined, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
-            joined.extend(file.take(&format!("{name}.weight"), &[outputs, inputs])?);
-            bias.extend(file.take(&format!("{name}.bias"), &[outputs])?);
-        }
-        let weight = Tensor::from_vec(joined, (width, inputs), &Device::Cpu)?.t()?;
+        let weight = file.take(&format!("{name}.weight"), &[outputs, inputs])?;
+        let bias = file.take(&format!("{name}.bias"), &[outputs])?;
         Ok(Self { weight, bias })
+    }
+
+    /// Puts the outputs of another layer behind those of this one.
+    fn join(mut self, below: Self) -> Self {
+        self.weight.extend(below.weight);
+        self.bias.extend(below.bias);
+        self
     }
 }
 
 impl Layer {
-    fn take(file: &mut Tensors, config: &BertConfig, index: usize) -> Result<Self, ModelLoadError> {
-        let (hidden, inner) = (config.hidden, config.intermediate);
-        let name = |part: &str| format!("encoder.layer.{index}.{part}");
-        let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
+    fn take(
+        file: &mut Tensors,
+        architecture: &Architecture,
+        index: usize,
+    ) -> Result<Self, ModelLoadError> {
+        let (hidden, inner) = (architecture.hidden, architecture.intermediate);
+        let names = &architecture.family.names;
+        let name = |part: &str| format!("{}{index}.{part}", names.layer);
+        let [query, key, value] = names.qkv.map(name);
         Ok(Self {
-            qkv: Linear::take(file, &qkv, hidden, hidden)?,
-            attention: Linear::take(file, &[name("attention.output.dense")], hidden, hidden)?,
-            attention_norm: Norm::take(file, &name("attention.output.LayerNorm"), hidden)?,
-            up: Linear::take(file, &[name("intermediate.dense")], hidden, inner)?,
-            down: Linear::take(file, &[name("output.dense")], inner, hidden)?,
-            down_norm: Norm::take(file, &name("output.LayerNorm"), hidden)?,
+            qkv: Linear::take(file, &query, hidden, hidden)?
+                .join(Linear::take(file, &key, hidden, hidden)?)
+                .join(Linear::take(file, &value, hidden, hidden)?),
+            attention: Linear::take(file, &name(names.attention), hidden, hidden)?,
+            attention_norm: Norm::take(file, &name(names.attention_norm), hidden)?,
+            up: Linear::take(file, &name(names.up), hidden, inner)?,
+            down: Linear::take(file, &name(names.down), inner, hidden)?,
+            down_norm: Norm::take(file, &name(names.down_norm), hidden)?,
         })
     }
 }
@@ -225,11 +285,11 @@ struct Tensors {
     bytes_taken: u64,
 }
 
-/// A header larger than this is no BERT's.
+/// A header larger than this is no encoder's.
 const HEADER_SIZE_MAX: u64 = 8 << 20;
 
 impl Tensors {
-    fn read(path: &Path, digest: &[u8; 32]) -> Result<Self, ModelLoadError> {
+    fn read(path: &Path, digest: &[u8; 32], names: &Names) -> Result<Self, ModelLoadError> {
         let error = |source| ModelLoadError::Read {
             path: path.to_owned(),
             source,
@@ -270,7 +330,7 @@ impl Tensors {
             let Some(info) = metadata.info(&name) else {
                 continue;
             };
-            match encoder_name(&name) {
+            match encoder_name(&name, names) {
                 Some(known) => {
                     let numbers = file.numbers(&name, info, path)?;
                     found.insert(known.to_owned(), (info.shape.clone(), numbers));
@@ -311,17 +371,20 @@ impl Tensors {
                 want: want.to_vec(),
             });
         }
+        // Such a number would be lost where activations are rounded to bytes, and give a wrong row.
+        if !numbers.iter().all(|x| x.is_finite()) {
+            return Err(ModelLoadError::NotFinite { name });
+        }
         self.bytes_taken += u64::try_from(size_of_val(numbers.as_slice())).unwrap_or(u64::MAX);
         Ok(numbers)
     }
 }
 
 /// The name without the prefix that some files have, if the tensor is one that the encoder uses.
-fn encoder_name(name: &str) -> Option<&str> {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
-    let used = name.starts_with("encoder.layer.")
-        || (name.starts_with("embeddings.") && name != "embeddings.position_ids");
-    used.then_some(name)
+fn encoder_name<'a>(name: &'a str, names: &Names) -> Option<&'a str> {
+    let name = name.strip_prefix(names.prefix).unwrap_or(name);
+    let embeds = name.starts_with("embeddings.") && !name.ends_with("_ids");
+    (embeds || name.starts_with(names.layer) || name == RELATIVE_BIAS).then_some(name)
 }
 
 /// A file that is hashed as it is read.
