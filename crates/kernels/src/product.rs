@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::crew::Team;
 use crate::level::dispatch;
 use crate::math;
-use crate::memory::{Matrix, Parts};
+use crate::memory::{LINE, Matrix, Parts};
 use crate::panels::{Numbers, Panels};
 use crate::simd::{LANES_MAX, Simd};
 use crate::tile::{self, Dot, DotBf16, DotBf16Weights, DotF32, DotU8, Rows, each_tile};
@@ -174,10 +174,13 @@ unsafe impl Sync for Job<'_> {}
 
 /// Rows that go through all panels of a task before the next ones: so many that weights are read
 /// seldom, so few that what is read and written stays in the second-level cache.
-const BLOCK_ROWS: usize = 96;
+const BLOCK_ROWS: usize = 192;
 /// Words of a row that are multiplied before the next ones: such a part of a panel, 16 to 24 KiB,
 /// stays in the first-level cache while the rows of a block pass by.
 const BLOCK_STEPS: usize = 192;
+/// Tiles of a block from which on the next block is asked for: a question of 9 tokens took 2.8 ms with it
+/// and 2.0 ms without, a batch of 128 texts 1.09 s and 1.20 s.
+const PREFETCH_TILES_MIN: usize = 6;
 const WIDTH_MAX: usize = 2 * LANES_MAX;
 
 /// The sums of one block of rows and one panel.
@@ -231,6 +234,17 @@ impl Job<'_> {
                 stride: width,
             };
             let words = self.words.at.wrapping_add(first * stride + step * D::WORDS);
+            // The weights of the next block lie behind these, or at the beginning of the next panel,
+            // which is almost there. Each tile asks for its share: all of a model's weights are larger
+            // than a cache, and without this every block begins with a wait.
+            let next = b.at.wrapping_add(block * width);
+            let tiles = count.div_ceil(S::TILE_ROWS);
+            // With few tiles there is nothing to do while the lines come.
+            let share = if tiles < PREFETCH_TILES_MIN {
+                0
+            } else {
+                block * width / tiles
+            };
             each_tile::<S>(
                 count,
                 #[inline(always)]
@@ -243,6 +257,10 @@ impl Job<'_> {
                         sums.0[row * width..(row + rows) * width].as_mut_ptr(),
                         width,
                     );
+                    let begin = row / S::TILE_ROWS * share;
+                    for at in (begin..begin + share).step_by(LINE) {
+                        simd.prefetch(next.wrapping_add(at));
+                    }
                     // SAFETY: `check` saw that the rows are there with the words that the weights
                     // have; the panel has `steps * width` words; the slice above has room.
                     unsafe { tile::tile::<S, D>(simd, rows, a, b, block, step > 0, out) };

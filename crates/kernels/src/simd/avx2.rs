@@ -244,6 +244,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unit!(_mm256_permutevar8x32_epi32(bytes, order))
     }
     #[inline(always)]
+    fn prefetch(self, x: *const u32) {
+        unit!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
+    }
+    #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> __m256 {
         let lanes = first_lanes(x.len());
         // SAFETY: lanes without a number are not read; instructions as for `unit`.

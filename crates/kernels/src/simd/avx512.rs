@@ -236,6 +236,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unit!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
     }
     #[inline(always)]
+    fn prefetch(self, x: *const u32) {
+        unit!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
+    }
+    #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> __m512 {
         // SAFETY: lanes without a number are not read; instructions as for `unit`.
         unsafe { _mm512_mask_loadu_ps(self.splat(fill), first_lanes(x.len()), x.as_ptr()) }

@@ -116,6 +116,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
         }
     }
 
+    /// Asks for the line of `x` to be brought into the second-level cache. Any address will do.
+    #[inline(always)]
+    fn prefetch(self, _x: *const u32) {}
+
     /// As many of `x` as there are, the rest `fill`.
     #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> Self::F {

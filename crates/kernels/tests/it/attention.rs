@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use crate::naive;
 use crate::support::{
-    Random, assert_close, bf16, bits, floats_of_words, matrix, numbers, on_every_level,
+    Random, assert_close, bf16, bits, cases, floats_of_words, matrix, numbers, on_every_level,
     words_of_bf16,
 };
 
@@ -147,7 +147,7 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn odd_shapes(
@@ -157,7 +157,7 @@ proptest! {
         biased: bool,
         seed: u64,
     ) {
-        let shrink = if cfg!(miri) { 5 } else { 1 };
+        let shrink = if cfg!(miri) { 12 } else { 1 };
         let lengths = lengths.into_iter().map(|l| l.div_ceil(shrink)).collect();
         Case::new(lengths, heads.div_ceil(shrink), width.div_ceil(shrink), biased, seed).check();
     }

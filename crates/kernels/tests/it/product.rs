@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::naive;
 use crate::support::{
-    Random, assert_close, bf16, bits, floats_of_words, matrix, numbers, on_every_level,
+    Random, assert_close, bf16, bits, cases, floats_of_words, matrix, numbers, on_every_level,
     words_of_bf16,
 };
 
@@ -175,11 +175,11 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn odd_shapes(rows in 1..40_usize, inputs in 1..90_usize, outputs in 1..90_usize, seed: u64) {
-        let shrink = if cfg!(miri) { 4 } else { 1 };
+        let shrink = if cfg!(miri) { 8 } else { 1 };
         Case::new(rows.div_ceil(shrink), inputs.div_ceil(shrink), outputs.div_ceil(shrink), seed).all();
     }
 }

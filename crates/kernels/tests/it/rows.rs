@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::naive;
 use crate::support::{
-    Random, assert_close, bf16, bits, floats_of_words, matrix, numbers, on_every_level,
+    Random, assert_close, bf16, bits, cases, floats_of_words, matrix, numbers, on_every_level,
 };
 
 fn norm(random: &mut Random, width: usize) -> Norm {
@@ -169,7 +169,7 @@ fn check_pooling(rows: &[f64], offsets: &[usize], width: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn norms(rows in 1..20_usize, width in 2..120_usize, seed: u64) {

@@ -1,6 +1,7 @@
 //! Random matrices, and teams to run kernels with.
 
 use embedring_kernels::{Crew, Level, Matrix, Team, Word};
+use proptest::prelude::ProptestConfig;
 
 /// A small generator of its own, so that a failure names one number to repeat it with.
 pub(crate) struct Random(pub(crate) u64);
@@ -89,5 +90,18 @@ pub(crate) fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str
             off <= tolerance * want.abs().max(1.0),
             "{what}, number {at}: {got} or {want}"
         );
+    }
+}
+
+/// So many cases, or one under Miri, which is a thousand times slower and has no files to keep
+/// failures in.
+pub(crate) fn cases(count: u32) -> ProptestConfig {
+    if !cfg!(miri) {
+        return ProptestConfig::with_cases(count);
+    }
+    ProptestConfig {
+        cases: 1,
+        failure_persistence: None,
+        ..ProptestConfig::default()
     }
 }
