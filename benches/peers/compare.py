@@ -4,16 +4,13 @@
 PyTorch, embedring through `embedring up` and `embedring embed` as a user would run them. What is
 compared is the final, normalised vector of each text, and how many tokens each side saw of it.
 
-Normally started by `cargo xtask bench peers`, which makes the Python environment.
+Normally the stage `service` of `cargo xtask bench peers`, which makes the Python environment.
 """
 
 import argparse
 import contextlib
-import csv
-import hashlib
 import json
 import os
-import platform
 import queue
 import signal
 import subprocess
@@ -29,9 +26,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import sentence_transformers
 import torch
-import transformers
 
-ROOT = Path(__file__).resolve().parents[2]
+import record
+import workloads
+
 QUESTIONS = 200
 PARAGRAPHS = 60
 # The limit in sentence_bert_config.json; tokenizer.json of the same folder says 128 and pads to it.
@@ -41,27 +39,11 @@ READY_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 10
 
 
-def spread(rows, count):
-    """`count` of `rows`, evenly spread, the same ones every time."""
-    if len(rows) < count:
-        sys.exit(f"the data holds {len(rows)} texts where {count} are needed")
-    return [rows[index * len(rows) // count] for index in range(count)]
-
-
-def one_line(text):
-    """`embedring embed` takes one text a line; both sides get the very same string."""
-    return " ".join(text.split())
-
-
 def load_texts(data):
-    with open(data / "banking77-train.csv", encoding="utf-8", newline="") as file:
-        questions = [row["text"] for row in csv.DictReader(file)]
-    with open(data / "xquad.en.json", encoding="utf-8") as file:
-        articles = json.load(file)["data"]
-    paragraphs = [p["context"] for article in articles for p in article["paragraphs"]]
+    found = workloads.load(data)
     return {
-        "BANKING77 questions": [one_line(text) for text in spread(questions, QUESTIONS)],
-        "XQuAD paragraphs": [one_line(text) for text in spread(paragraphs, PARAGRAPHS)],
+        "BANKING77 questions": workloads.spread(found.questions, QUESTIONS),
+        "XQuAD paragraphs": workloads.spread(found.paragraphs, PARAGRAPHS),
     }
 
 
@@ -177,7 +159,8 @@ class Instance:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            print(f"`embedring up` did not stop in {STOP_TIMEOUT_S} s and was killed", file=sys.stderr)
+            why = f"did not stop in {STOP_TIMEOUT_S} s and was killed"
+            print(f"`embedring up` {why}", file=sys.stderr)
 
     def __exit__(self, *_):
         self._stop()
@@ -210,9 +193,11 @@ def measure(texts, peer, instance):
         counts = peer.token_counts(group)
         full = peer.full_token_counts(group)
         row["tokens"] = sum(counts)
-        row["tokens_equal"] = sum(a["tokens"] == b for a, b in zip(rows, counts))
+        row["tokens_equal"] = sum(a["tokens"] == b for a, b in zip(rows, counts, strict=True))
         row["truncated"] = sum(count > TOKENS_MAX for count in full)
-        row["truncated_equal"] = sum(a["truncated"] == (b > TOKENS_MAX) for a, b in zip(rows, full))
+        row["truncated_equal"] = sum(
+            a["truncated"] == (b > TOKENS_MAX) for a, b in zip(rows, full, strict=True)
+        )
         row["over_128_tokens"] = sum(count > TOKENS_IN_TOKENIZER_JSON for count in full)
         row["models"] = sorted({row["model"] for row in rows})
         row["devices"] = sorted({f"{row['device']} {row['precision']}" for row in rows})
@@ -220,56 +205,19 @@ def measure(texts, peer, instance):
     return result
 
 
-def git(*args):
-    done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def machine():
-    cpu, memory_kib = platform.processor(), 0
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
-        memory_kib = int(Path("/proc/meminfo").read_text(encoding="utf-8").split()[1])
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory_kib / 2**20, 1),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
-
-
-def shown(argument):
-    """An argument without the folders of this machine, for a file that is committed."""
-    path = Path(argument)
-    if not path.is_absolute():
-        return argument
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else f"<{path.name}>"
-
-
 def provenance(args):
     return {
-        "machine": machine(),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain")),
-        "command": " ".join(map(shown, (args.command or " ".join(sys.argv)).split())),
-        "weights_sha256": hashlib.sha256(
-            (args.model_dir / "model.safetensors").read_bytes()
-        ).hexdigest(),
+        **record.provenance(args.command or " ".join(sys.argv), args.model_dir),
         "versions": {
-            "python": platform.python_version(),
-            "sentence-transformers": sentence_transformers.__version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
+            **record.versions("sentence-transformers", "transformers", "torch"),
             "torch_threads": torch.get_num_threads(),
         },
     }
 
 
 def show(result):
-    print(f"{'':22}{'texts':>6}{'tokens':>8}{'cut':>5}{'cosine min':>13}{'mean':>12}{'max |diff|':>12}")
+    head = f"{'':22}{'texts':>6}{'tokens':>8}{'cut':>5}"
+    print(f"{head}{'cosine min':>13}{'mean':>12}{'max |diff|':>12}")
     for name, row in result.items():
         print(
             f"{name:22}{row['texts']:6}{row['tokens']:8}{row['truncated']:5}"
@@ -318,8 +266,8 @@ def parse_args():
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("EMBEDRING_DATA") or ROOT.parent / "shared/data"),
-        help="folder with banking77-train.csv and xquad.en.json (EMBEDRING_DATA)",
+        default=Path(os.environ.get("EMBEDRING_DATA") or record.ROOT.parent / "shared/data"),
+        help="folder with the data sets (EMBEDRING_DATA)",
     )
     parser.add_argument("--model-dir", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--bin", type=Path, help="the embedring binary")
@@ -332,13 +280,11 @@ def parse_args():
         help="only compute and save the peer's vectors; starts no embedring",
     )
     parser.add_argument(
-        "--results", type=Path, default=ROOT / "benches/results/peers-accuracy.json"
+        "--results", type=Path, default=record.ROOT / "benches/results/peers-service.json"
     )
     args = parser.parse_args()
     if args.bin is None and args.reference_only is None:
         parser.error("--bin is needed, except with --reference-only")
-    if not (args.data / "banking77-train.csv").is_file():
-        parser.error(f"no data at {args.data}: name the folder with --data or EMBEDRING_DATA")
     if not (args.model_dir / "model.safetensors").is_file():
         parser.error(f"no model.safetensors in {args.model_dir}: run `cargo xtask setup`")
     return args
@@ -355,8 +301,8 @@ def main():
         result = measure(texts, peer, instance)
     show(result)
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    record = {**provenance(args), "result": result}
-    args.results.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    content = {**provenance(args), "result": result}
+    args.results.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {args.results}")
     wrong = verdict(result, args.cosine_min)
     if wrong:

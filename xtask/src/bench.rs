@@ -1,16 +1,19 @@
 //! `bench`: runs what lies in `benches/`.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::run::{cargo, command, output, root, run, step};
+use crate::run::{cargo, command, output, root, run, step, target_dir};
 use crate::setup::{Profile, setup};
 
 /// The benches that can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Bench {
-    /// Vectors against sentence-transformers, in a private Python environment under `.venv/peers`
-    /// (about 6 GB: the peer's PyTorch needs its GPU libraries even where there is no GPU).
+    /// Speed, accuracy and memory beside ONNX Runtime, OpenVINO, PyTorch and sentence-transformers,
+    /// in a private Python environment under `.venv/peers` (about 7 GB: the registry's PyTorch
+    /// needs its GPU libraries even where there is no GPU).
     Peers,
     /// Round trips through the rings beside bare iceoryx2 and a Unix socket.
     Ring,
@@ -37,11 +40,14 @@ pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
 fn peers(args: &[String]) -> Result<()> {
     let python = step("bench peers: private environment", private_python)?;
     let ready = setup(Profile::Release)?;
-    step("bench peers: compare", || {
+    let engine = step("bench peers: build the engine", build_engine)?;
+    step("bench peers: run", || {
         run(command(&python)
-            .arg("benches/peers/compare.py")
+            .arg("benches/peers/peers.py")
             .arg("--bin")
             .arg(&ready.binary)
+            .arg("--engine-bin")
+            .arg(&engine)
             .arg("--model-dir")
             .arg(ready.models.join("all-MiniLM-L6-v2"))
             .arg("--command")
@@ -50,9 +56,26 @@ fn peers(args: &[String]) -> Result<()> {
     })
 }
 
+/// Our engine as a process that the rivals' driver can talk to.
+fn build_engine() -> Result<PathBuf> {
+    run(cargo().args([
+        "build",
+        "--release",
+        "-p",
+        "embedring-benches",
+        "--bin",
+        "engine",
+    ]))?;
+    let binary = target_dir()?.join("release/engine");
+    if !binary.is_file() {
+        bail!("cargo built no {}", binary.display());
+    }
+    Ok(binary)
+}
+
 /// The Python of `.venv/peers` with the pinned packages in it; a copy of the pinned list beside it
 /// says for which list it was made.
-fn private_python() -> Result<std::path::PathBuf> {
+fn private_python() -> Result<PathBuf> {
     let folder = root().join(".venv/peers");
     let python = folder.join("bin/python");
     let pinned = std::fs::read_to_string(root().join("benches/peers/requirements.txt"))
@@ -73,10 +96,8 @@ fn private_python() -> Result<std::path::PathBuf> {
         "-r",
         "benches/peers/requirements.txt",
     ]))?;
-    let version = output(command(&python).args(["-c", "import torch; print(torch.__version__)"]))?;
-    if version.trim().is_empty() {
-        bail!("torch does not import in {}", folder.display());
-    }
+    output(command(&python).args(["-c", "import onnx, onnxruntime, openvino, torch"]))
+        .with_context(|| format!("{} lacks a library; delete it", folder.display()))?;
     std::fs::write(&stamp, pinned).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(python)
 }

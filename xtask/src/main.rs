@@ -89,7 +89,7 @@ enum Command {
     /// may hold, lengths of files and READMEs, paths of one machine, host names of registries,
     /// unfinished code and switched-off tests.
     Tidy,
-    /// Run a bench: `peers` (vectors against sentence-transformers) or `ring` (round trips).
+    /// Run a bench: `peers` (speed and vectors beside other engines) or `ring` (round trips).
     Bench {
         /// Which bench.
         #[arg(value_enum)]
