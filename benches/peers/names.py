@@ -17,8 +17,11 @@ SLICED = [
 # They cut their lists into batches themselves.
 SELF_CUTTING = ["st-f32", "tei"]
 NAMES = [*OURS, *SLICED, *SELF_CUTTING]
-SLICES = [8, 16, 32]
+SLICES = [4, 8, 16, 32]
 SORTED_FORMS = [f"sorted-{size}" for size in SLICES]
+# The targets were set against slices of 8 and more; those of 4, at times faster still, are shown in
+# the table of the strongest rivals.
+TARGET_FORMS = SORTED_FORMS[1:]
 # The vectors that all others are compared with.
 REFERENCE = "st-f32"
 
@@ -27,6 +30,9 @@ def forms(engine: str, workload: str) -> list[str]:
     """The forms in which an engine is called for a workload."""
     if workload in LATENCY or engine not in SLICED:
         return ["as-called"]
+    if engine.startswith("torch"):
+        # Nowhere the strongest: one sorted form shows it.
+        return ["as-called", "sorted-8"]
     # A slice of the whole list is that list in one batch: sorting changes nothing.
     sizes = [size for size in SLICES if workload == "MIX128" or size < 32]
     return ["as-called", *(f"sorted-{size}" for size in sizes)]

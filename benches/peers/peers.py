@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     add("--workloads", type=listed(names.WORKLOADS), default=names.WORKLOADS)
     add("--threads", type=threads_list, default=[2], help="2, or 1,2 for two tables")
     add("--rounds", type=int, default=7)
-    add("--seconds", type=float, default=0.5, help="of a visit; a call is never cut short")
+    add("--seconds", type=float, default=0.4, help="of a visit; a call is never cut short")
     add("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of short visits")
     add("--tei", metavar="URL", help="a running text-embeddings-inference server, as a rival")
     add("--results", type=Path, default=record.ROOT / "benches/results")

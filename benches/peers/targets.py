@@ -93,7 +93,7 @@ def speed_cells(speed: Speed) -> list[Cell]:
     }
     for workload, promises in tuned.items():
         for precision, bound, rival in promises:
-            best = speed.best([rival or "ort-int8-fused"], workload, names.SORTED_FORMS)
+            best = speed.best([rival or "ort-int8-fused"], workload, names.TARGET_FORMS)
             if best:
                 engine = f"embedring-{precision}"
                 values = speed.times_faster(engine, workload, best)
