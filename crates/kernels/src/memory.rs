@@ -30,12 +30,9 @@ impl<T: Word> Matrix<T> {
     /// Zeros.
     #[must_use]
     pub fn new(rows: usize, columns: usize) -> Self {
-        let mut lines = columns.div_ceil(2 * LINE) * 2;
-        // Rows a multiple of 4 KiB apart would share the same few places of the first-level cache;
-        // an odd number of lines spreads them over all.
-        if lines.is_multiple_of(2) && rows > 1 {
-            lines += 1;
-        }
+        // Rows a multiple of 4 KiB apart would share the same few places of the first-level cache: an
+        // odd number of lines spreads them over all.
+        let lines = columns.div_ceil(2 * LINE) * 2 + usize::from(rows > 1);
         Self {
             // Two lines more, since the last vectors of the last row may be read as a pair.
             lines: vec![Line([0; LINE]); lines * rows + 2],

@@ -175,7 +175,7 @@ unsafe impl Sync for Job<'_> {}
 /// Rows that go through all panels of a task before the next ones: so many that weights are read
 /// seldom, so few that what is read and written stays in the second-level cache.
 const BLOCK_ROWS: usize = 192;
-/// Words of a row that are multiplied before the next ones: such a part of a panel, 16 to 24 KiB,
+/// Words of a row that are multiplied before the next ones: such a part of a panel, 12 to 24 KiB,
 /// stays in the first-level cache while the rows of a block pass by.
 const BLOCK_STEPS: usize = 192;
 /// Tiles of a block from which on the next block is asked for: a question of 9 tokens took 2.8 ms with it

@@ -4,7 +4,7 @@ use crate::crew::Team;
 use crate::level::dispatch;
 use crate::memory::{Matrix, Parts};
 use crate::product::RowScale;
-use crate::simd::{LANES_MAX, Simd};
+use crate::simd::Simd;
 
 /// A layer normalisation (Ba, Kiros and Hinton 2016).
 #[derive(Clone, Debug)]
@@ -336,5 +336,3 @@ fn quantise<S: Simd>(simd: S, x: &[f32], factors: &[f32], out: &mut [u32]) -> Ro
         zero,
     }
 }
-
-const _: () = assert!(LANES_MAX.is_multiple_of(4));

@@ -208,13 +208,13 @@ const BUCKETS: &str = "relative_attention_num_buckets";
 const SIZE_MAX: usize = 1 << 24;
 
 impl Architecture {
-    /// `path` is where `raw` was read, for errors.
     /// Multiplications and additions of the linear layers for one token.
     pub(crate) fn flops_per_token(&self) -> u64 {
         let layer = self.hidden * (4 * self.hidden + 2 * self.intermediate);
         u64::try_from(2 * self.layers * layer).unwrap_or(u64::MAX)
     }
 
+    /// `path` is where `raw` was read, for errors.
     pub(crate) fn check(raw: &RawConfig, path: &Path) -> Result<Self, ModelOpenError> {
         let is_of = |family: &&Family| family.model_types.contains(&raw.model_type.as_str());
         let Some(family) = FAMILIES.iter().find(is_of) else {

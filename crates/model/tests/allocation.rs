@@ -45,6 +45,10 @@ fn batch(sequences: usize, longest: usize) -> (Vec<u32>, Vec<usize>) {
     (ids, offsets)
 }
 
+/// With sequences up to this long, [`batch`] repeats itself after so many.
+const REPEATING: usize = 8;
+const REPEATS_AFTER: usize = 97 * 8;
+
 #[test]
 fn a_batch_of_any_size_allocates_nothing() {
     let models = std::env::var_os("EMBEDRING_TEST_MODELS")
@@ -66,13 +70,21 @@ fn a_batch_of_any_size_allocates_nothing() {
         let mut backend = PackedCpu::load(&dir, &calibration, &options).unwrap();
         let hidden = backend.info().hidden;
         // The last is more than is planned at once.
-        for (sequences, longest) in [(1, 1), (1, 512), (3, 512), (300, 512), (5000, 8)] {
+        for (sequences, longest) in [(1, 1), (1, 512), (3, 512), (300, 512), (5000, REPEATING)] {
             let (ids, offsets) = batch(sequences, longest);
             let mut pooled = vec![0.0; sequences * hidden];
             let batch = PackedBatch::new(&ids, &offsets).unwrap();
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             backend.run(&batch, &mut pooled).unwrap();
             let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            if longest == REPEATING {
+                let rows: Vec<_> = pooled.chunks_exact(hidden).collect();
+                let mut pairs = rows.iter().zip(rows.iter().skip(REPEATS_AFTER));
+                assert!(
+                    pairs.all(|(row, again)| row == again),
+                    "a row in another's place"
+                );
+            }
             assert_eq!(
                 allocated, 0,
                 "{precision}: {sequences} sequences up to {longest} tokens"

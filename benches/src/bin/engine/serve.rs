@@ -91,6 +91,12 @@ impl Engine {
 
     pub(crate) fn answer(&mut self, request: &Value) -> Result<Value> {
         if let Some(name) = request.get("run").and_then(Value::as_str) {
+            // Without padding there is nothing to sort for.
+            if let Some(form) = request.get("form").and_then(Value::as_str)
+                && form != "as-called"
+            {
+                bail!("no form {form}: there is only as-called");
+            }
             let seconds = request
                 .get("seconds")
                 .and_then(Value::as_f64)

@@ -392,7 +392,7 @@ impl Packing<'_> {
 }
 
 /// The same layer with the factor of the scores in the queries' weights.
-pub(super) fn scaled_queries(qkv: &LinearWeights, outputs: usize, scale: f32) -> LinearWeights {
+fn scaled_queries(qkv: &LinearWeights, outputs: usize, scale: f32) -> LinearWeights {
     let mut scaled = LinearWeights {
         weight: qkv.weight.clone(),
         bias: qkv.bias.clone(),
@@ -405,7 +405,7 @@ pub(super) fn scaled_queries(qkv: &LinearWeights, outputs: usize, scale: f32) ->
     scaled
 }
 
-/// How the rows of a sequence become one.
+/// Whether a sequence's row is that of its first token, and not the mean.
 pub(super) fn takes_first(pooling: Pooling) -> bool {
     match pooling {
         Pooling::Mean => false,

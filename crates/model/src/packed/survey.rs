@@ -48,14 +48,11 @@ pub(super) fn choose(
     if needs_texts && candidates.calibration.is_empty() {
         return Err(ModelLoadError::NoCalibration);
     }
-    let exact = candidates.encoder(Precision::F32, None);
     if !needs_texts {
-        let encoder = match fixed {
-            Some(Precision::Bf16) => candidates.encoder(Precision::Bf16, None),
-            _ => exact,
-        };
+        let encoder = candidates.encoder(fixed.unwrap_or(Precision::F32), None);
         return Ok((encoder, Survey::default()));
     }
+    let exact = candidates.encoder(Precision::F32, None);
     let scheme = int8::calibrate(candidates, &exact);
     if !measure {
         return Ok((
@@ -148,4 +145,53 @@ fn trial(candidates: &mut Candidates<'_>, encoder: &Encoder) -> (Vec<f32>, f64) 
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let tokens = ids.len() as f64;
     (rows, tokens / best.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(max_loss: f64, measured: [(f64, f64); 3], expected: Precision) {
+        let rows = [Precision::F32, Precision::Bf16, Precision::Int8]
+            .into_iter()
+            .zip(measured)
+            .map(|(precision, (tokens_per_s, mean))| SurveyRow {
+                precision,
+                tokens_per_s,
+                loss: Loss {
+                    mean,
+                    ..Loss::default()
+                },
+            })
+            .collect();
+        assert_eq!(Survey { rows }.best(max_loss), expected);
+    }
+
+    #[test]
+    fn auto_takes_the_fastest_that_loses_little() {
+        let usual = [(10.0, 0.0), (20.0, 1e-5), (30.0, 5e-4)];
+        check(1e-3, usual, Precision::Int8);
+        check(1e-4, usual, Precision::Bf16);
+        check(1e-6, usual, Precision::F32);
+    }
+
+    #[test]
+    fn auto_takes_no_loss_for_a_gain_that_may_be_noise() {
+        check(
+            1e-3,
+            [(10.0, 0.0), (11.0, 1e-5), (11.5, 5e-4)],
+            Precision::F32,
+        );
+        check(
+            1e-3,
+            [(10.0, 0.0), (11.0, 1e-5), (30.0, 5e-4)],
+            Precision::Int8,
+        );
+        check(
+            1e-3,
+            [(10.0, 0.0), (28.0, 1e-5), (30.0, 5e-4)],
+            Precision::Bf16,
+        );
+    }
 }
