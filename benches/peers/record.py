@@ -69,7 +69,10 @@ def provenance(command: str, model_dir: Path) -> dict[str, Any]:
     return {
         "machine": machine(),
         "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain")),
+        # Not the results: the stages before this one wrote them.
+        "uncommitted_changes": bool(
+            git("status", "--porcelain", "--", ".", ":(exclude)benches/results")
+        ),
         "command": " ".join(map(shown, command.split())),
         "weights_sha256": weights_sha256(model_dir),
     }
