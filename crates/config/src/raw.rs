@@ -88,7 +88,7 @@ pub(crate) struct RawModel {
     /// built-in calibration texts.
     pub(crate) max_loss: Option<f64>,
     /// Whether a worker measures at its start what the other precisions would gain and lose, and
-    /// writes it to the log. Takes about a second. With `backend = "packed"` only;
+    /// writes it to the log. Takes one to two seconds with a small model on two cores. With `backend = "packed"` only;
     /// `precision = "auto"` always measures.
     pub(crate) survey: Option<bool>,
 }
