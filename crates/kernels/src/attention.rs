@@ -98,7 +98,7 @@ pub fn attention(
 ) {
     let job = Job::new(qkv, offsets, heads, output);
     let level = team.level();
-    team.each_run((offsets.len() - 1) * heads.count, |thread, run| {
+    team.each_run((offsets.len() - 1) * heads.count, 1, |thread, run| {
         let mut room = scratch.0[thread]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -343,7 +343,7 @@ impl<'a> Job<'a> {
             let out = (out.as_mut_ptr(), stride);
             // SAFETY: `rows` queries of `words` words are there; the panel of keys has as many steps;
             // `out` has room, as just checked.
-            unsafe { tile::tile::<S, D>(simd, rows, queries, keys, self.words, false, out) };
+            unsafe { tile::tile::<S, D, false>(simd, rows, queries, keys, self.words, false, out) };
         }
     }
 
@@ -428,7 +428,7 @@ impl<'a> Job<'a> {
             // SAFETY: `rows` rows of scores have `steps` words; the panel has `steps` rows of two vectors;
             // `sums` has room for the largest tile.
             unsafe {
-                tile::tile::<S, D>(
+                tile::tile::<S, D, false>(
                     simd,
                     rows,
                     weights,

@@ -1,22 +1,29 @@
 //! Threads that work on one thing at a time, and who works on it.
 //!
-//! Work is cut into tasks which threads take one by one. The thread that calls is one of them and
-//! waits for nobody to begin: a helper that is asleep, or that the system has put aside, costs
+//! Work is cut into tasks, of which each thread has a share that it takes one by one, and the shares
+//! lie the same way in every piece of work: what a thread wrote in one it mostly reads itself in the
+//! next. Who has finished its share takes from those of others. The thread that calls is one of them
+//! and waits for nobody to begin: a helper that is asleep, or that the system has put aside, costs
 //! nothing but its share.
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Level;
 
-/// Looks for work that a helper takes before it sleeps, some 20 µs in all: longer than the calling
-/// thread takes from one piece of work to the next within a batch.
-const LOOKS_BEFORE_SLEEP: u32 = 400;
+/// How long a helper looks for work before it sleeps: longer than the calling thread takes from one
+/// piece of work to the next within a batch, and from one short batch to the next when they come one
+/// after the other. Waking a sleeper takes about as long.
+const AWAKE: Duration = Duration::from_micros(100);
+/// Looks from one look at the clock to the next.
+const LOOKS_PER_CLOCK: u32 = 32;
 /// Looks before a thread that waits for the last tasks lets others run meanwhile.
 const LOOKS_BEFORE_YIELD: u32 = 2_000;
 
@@ -52,10 +59,8 @@ const TASKS_MAX: usize = (1 << 20) - 1;
 
 #[derive(Debug)]
 struct Shared {
-    /// Which piece of work this is (any number that differs from the last), how many tasks it has
-    /// and which is next: 24, 20 and 20 bits. One word, so that who takes a task knows that it
-    /// belongs to this piece.
-    ticket: Ticket,
+    /// The share of each thread.
+    shares: Box<[Share]>,
     /// Tasks finished.
     done: AtomicUsize,
     work: UnsafeCell<Work>,
@@ -63,6 +68,14 @@ struct Shared {
     failed: AtomicBool,
     ended: AtomicBool,
 }
+
+/// Which piece of work this is (any number that differs from the last), where the share ends and which
+/// task of it is next: 24, 20 and 20 bits. One word, so that who takes a task knows that it belongs to
+/// this piece. On two lines, since processors fetch them in pairs: taking one's own tasks must not wait
+/// for others.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Share(Ticket);
 
 #[expect(clippy::disallowed_types, reason = "the memory of this process alone")]
 type Ticket = std::sync::atomic::AtomicU64;
@@ -80,8 +93,8 @@ unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
 
-fn pack(piece: u64, tasks: usize, next: usize) -> u64 {
-    piece << 40 | (tasks as u64) << 20 | next as u64
+fn pack(piece: u64, end: usize, next: usize) -> u64 {
+    piece << 40 | (end as u64) << 20 | next as u64
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "20 bits")]
@@ -103,7 +116,7 @@ impl Crew {
         let cores = if pin { cores()? } else { Vec::new() };
         tie(&cores, 0)?;
         let shared = Arc::new(Shared {
-            ticket: Ticket::new(0),
+            shares: (0..threads).map(|_| Share(Ticket::new(0))).collect(),
             done: AtomicUsize::new(0),
             work: UnsafeCell::new(Work {
                 closure: std::ptr::null(),
@@ -142,11 +155,32 @@ impl Crew {
     }
 
     /// Calls `f(thread, task)` for each task of `0..tasks`, on all threads, and returns when all are
-    /// done. `thread` is below [`Crew::threads`], and no two calls at one time have the same.
+    /// done. `thread` is below [`Crew::threads`], and no two calls at one time have the same. Tasks
+    /// begin in their order.
     ///
     /// # Panics
     /// When `f` does, after the other tasks are done.
     pub fn each<F: Fn(usize, usize) + Sync>(&mut self, tasks: usize, f: F) {
+        self.run(tasks, |thread| if thread == 0 { 0..tasks } else { 0..0 }, f);
+    }
+
+    /// The same, but each thread begins with a share of its own: the same part of every piece of work.
+    pub(crate) fn each_by_shares<F: Fn(usize, usize) + Sync>(&mut self, tasks: usize, f: F) {
+        let threads = self.threads();
+        self.run(
+            tasks,
+            |thread| tasks * thread / threads..tasks * (thread + 1) / threads,
+            f,
+        );
+    }
+
+    /// `share` cuts the tasks by thread.
+    fn run<F: Fn(usize, usize) + Sync>(
+        &mut self,
+        tasks: usize,
+        share: impl Fn(usize) -> Range<usize>,
+        f: F,
+    ) {
         if self.threads.is_empty() || tasks <= 1 {
             return (0..tasks).for_each(|task| f(0, task));
         }
@@ -171,11 +205,15 @@ impl Crew {
             };
         }
         shared.done.store(0, Ordering::Relaxed);
-        let piece = (shared.ticket.load(Ordering::Relaxed) >> 40) + 1;
-        // Pairs with the Acquire of `take`: who gets a task of this piece sees its work.
-        shared
-            .ticket
-            .store(pack(piece & 0xff_ffff, tasks, 0), Ordering::Release);
+        let piece = (shared.shares[0].0.load(Ordering::Relaxed) >> 40) + 1;
+        for (thread, ticket) in shared.shares.iter().enumerate() {
+            let tasks = share(thread);
+            // Pairs with the Acquire of `Share::take`: who gets a task of this piece sees its work.
+            ticket.0.store(
+                pack(piece & 0xff_ffff, tasks.end, tasks.start),
+                Ordering::Release,
+            );
+        }
         self.wake();
         shared.work_off(0);
         // Also when a task of this thread panicked: the helpers still use `f`.
@@ -209,17 +247,17 @@ impl Drop for Crew {
     }
 }
 
-impl Shared {
+impl Share {
     /// The next task, if there is one.
     fn take(&self) -> Option<usize> {
-        let mut ticket = self.ticket.load(Ordering::Relaxed);
+        let mut ticket = self.0.load(Ordering::Relaxed);
         loop {
-            let (tasks, next) = unpack(ticket);
-            if next >= tasks {
+            let (end, next) = unpack(ticket);
+            if next >= end {
                 return None;
             }
             // Acquire pairs with the Release of `each`.
-            match self.ticket.compare_exchange_weak(
+            match self.0.compare_exchange_weak(
                 ticket,
                 ticket + 1,
                 Ordering::Acquire,
@@ -231,20 +269,34 @@ impl Shared {
         }
     }
 
-    /// Takes tasks until there are none; true when there was one.
+    fn has_tasks(&self) -> bool {
+        let (end, next) = unpack(self.0.load(Ordering::Relaxed));
+        next < end
+    }
+}
+
+impl Shared {
+    /// Takes tasks, its own first, until there are none; true when there was one.
     fn work_off(&self, thread: usize) -> bool {
+        let threads = self.shares.len();
         let mut any = false;
-        while let Some(task) = self.take() {
-            any = true;
-            // SAFETY: this thread holds a task, so the work stays what it is until `done` says so.
-            let work = unsafe { *self.work.get() };
-            // SAFETY: `closure` is what `call` was made for, borrowed until all tasks are done.
-            let run = AssertUnwindSafe(|| unsafe { (work.call)(work.closure, thread, task) });
-            if catch_unwind(run).is_err() {
-                self.failed.store(true, Ordering::Relaxed);
+        for owner in (thread..threads).chain(0..thread) {
+            let mut finished = 0;
+            while let Some(task) = self.shares[owner].take() {
+                finished += 1;
+                // SAFETY: this thread holds a task, so the work stays what it is until `done` says so.
+                let work = unsafe { *self.work.get() };
+                // SAFETY: `closure` is what `call` was made for, borrowed until all tasks are done.
+                let run = AssertUnwindSafe(|| unsafe { (work.call)(work.closure, thread, task) });
+                if catch_unwind(run).is_err() {
+                    self.failed.store(true, Ordering::Relaxed);
+                }
             }
-            // Pairs with the Acquire of `wait_for`: who sees all done sees what the tasks wrote.
-            self.done.fetch_add(1, Ordering::Release);
+            if finished > 0 {
+                any = true;
+                // Pairs with the Acquire of `wait_for`: who sees all done sees what the tasks wrote.
+                self.done.fetch_add(finished, Ordering::Release);
+            }
         }
         any
     }
@@ -264,15 +316,18 @@ impl Shared {
 
     fn help(&self, thread: usize) {
         let mut looks = 0;
+        let mut idle_since = now();
         while !self.ended.load(Ordering::Relaxed) {
             if self.work_off(thread) {
-                looks = 0;
-            } else if looks < LOOKS_BEFORE_SLEEP {
-                looks += 1;
-                std::hint::spin_loop();
-            } else {
+                (looks, idle_since) = (0, now());
+                continue;
+            }
+            looks += 1;
+            if looks % LOOKS_PER_CLOCK == 0 && idle_since.elapsed() >= AWAKE {
                 self.sleep(thread);
-                looks = 0;
+                (looks, idle_since) = (0, now());
+            } else {
+                std::hint::spin_loop();
             }
         }
     }
@@ -281,13 +336,18 @@ impl Shared {
         self.asleep[thread].store(true, Ordering::Relaxed);
         // Pairs with the fence in `wake`.
         fence(Ordering::SeqCst);
-        let (tasks, next) = unpack(self.ticket.load(Ordering::Relaxed));
-        if next >= tasks && !self.ended.load(Ordering::Relaxed) {
+        let idle = !self.shares.iter().any(Share::has_tasks);
+        if idle && !self.ended.load(Ordering::Relaxed) {
             // Returns at once when it was woken meanwhile; a needless return does no harm.
             std::thread::park();
         }
         self.asleep[thread].store(false, Ordering::Relaxed);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a duration within this thread")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// The cores this process may use.
@@ -346,31 +406,49 @@ impl<'a> Team<'a> {
     /// Calls `f(thread, task)` for each task of `0..tasks`.
     pub(crate) fn each<F: Fn(usize, usize) + Sync>(&mut self, tasks: usize, f: F) {
         match &mut self.crew {
-            Some(crew) => crew.each(tasks, f),
+            Some(crew) => crew.each_by_shares(tasks, f),
             None => (0..tasks).for_each(|task| f(0, task)),
         }
     }
 
-    /// Cuts `count` things into runs, several for each thread so that none is left idle for long,
-    /// and calls `f(thread, run)` for each.
-    pub(crate) fn each_run<F>(&mut self, count: usize, f: F)
+    /// Cuts `count` things into runs of at least `least`, several for each thread so that none is left
+    /// idle for long, and calls `f(thread, run)` for each.
+    pub(crate) fn each_run<F>(&mut self, count: usize, least: usize, f: F)
     where
-        F: Fn(usize, std::ops::Range<usize>) + Sync,
+        F: Fn(usize, Range<usize>) + Sync,
     {
         let threads = self.threads();
-        let run = if threads == 1 {
-            count
+        let wanted = if threads == 1 {
+            1
         } else {
-            count.div_ceil(threads * RUNS_PER_THREAD)
+            threads * RUNS_PER_THREAD
         };
-        let run = run.max(1);
-        self.each(count.div_ceil(run), |thread, task| {
-            f(thread, task * run..((task + 1) * run).min(count));
+        let runs = wanted.min(count / least).max(1);
+        // Of sizes that differ by one at most, so that threads can come out even.
+        self.each(runs, |thread, run| {
+            f(thread, count * run / runs..count * (run + 1) / runs);
+        });
+    }
+
+    /// Calls `f(block, run)` for each of `blocks` and each run of `count` things: one block after the
+    /// other, with as many runs as give each thread several.
+    pub(crate) fn each_pair<F>(&mut self, blocks: usize, count: usize, f: F)
+    where
+        F: Fn(usize, Range<usize>) + Sync,
+    {
+        let runs = (self.threads() * RUNS_PER_THREAD)
+            .div_ceil(blocks)
+            .min(count);
+        let runs = if self.threads() == 1 { 1 } else { runs };
+        self.each(blocks * runs, |_, task| {
+            let (block, run) = (task / runs, task % runs);
+            f(block, count * run / runs..count * (run + 1) / runs);
         });
     }
 }
 
-const RUNS_PER_THREAD: usize = 4;
+/// More would be a meeting of threads at every few microseconds.
+const RUNS_PER_THREAD: usize = 2;
 
 #[cfg(test)]
 mod tests {
@@ -389,6 +467,29 @@ mod tests {
                     });
                     assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn shares_are_the_same_in_every_piece_and_all_are_taken() {
+        let mut crew = Crew::new(3, false).unwrap();
+        for tasks in [2, 3, 7, 100] {
+            let began: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(usize::MAX)).collect();
+            // No thread goes on before each has begun: so each begins with its own share.
+            let arrived = AtomicUsize::new(0);
+            crew.each_by_shares(tasks, |thread, task| {
+                began[task].store(thread, Ordering::SeqCst);
+                arrived.fetch_add(1, Ordering::SeqCst);
+                while arrived.load(Ordering::SeqCst) < tasks.min(3) {
+                    std::thread::yield_now();
+                }
+            });
+            let began: Vec<_> = began.iter().map(|b| b.load(Ordering::SeqCst)).collect();
+            assert!(began.iter().all(|&thread| thread < 3), "{began:?}");
+            for thread in 0..3 {
+                let share = tasks * thread / 3..tasks * (thread + 1) / 3;
+                assert!(share.is_empty() || began[share.start] == thread || tasks < 3);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::Level;
 use crate::level::dispatch;
-use crate::memory::Matrix;
+use crate::memory::{Fixed, Matrix};
 use crate::simd::Simd;
 use crate::tile::panel_columns;
 
@@ -46,7 +46,7 @@ pub struct Panels {
     /// Columns of a panel.
     pub(crate) width: usize,
     /// One row for each panel: `steps * width` words.
-    pub(crate) words: Matrix<u32>,
+    pub(crate) words: Fixed,
     /// Padded to whole panels, as are the next two.
     pub(crate) bias: Vec<f32>,
     /// For bytes: what a step of a weight is worth, by output.
@@ -121,7 +121,7 @@ impl Panels {
             outputs,
             steps,
             width,
-            words: Matrix::new(panels, steps * width),
+            words: Fixed::Own(Matrix::new(0, 0)),
             bias,
             scales: Vec::new(),
             sums: Vec::new(),
@@ -129,15 +129,23 @@ impl Panels {
     }
 
     fn fill(&mut self, word: impl Fn(usize, usize) -> u32) {
-        for panel in 0..self.words.rows() {
-            let (steps, width, outputs) = (self.steps, self.width, self.outputs);
-            let row = self.words.row_mut(panel);
+        let (steps, width, outputs) = (self.steps, self.width, self.outputs);
+        let mut words = Matrix::new(outputs.div_ceil(width), steps * width);
+        for panel in 0..words.rows() {
+            let row = words.row_mut(panel);
             for step in 0..steps {
                 for column in 0..width.min(outputs - panel * width) {
                     row[step * width + column] = word(panel * width + column, step);
                 }
             }
         }
+        self.words = Fixed::Own(words);
+    }
+
+    /// Moves the words of several layers, all of a model's, to huge pages, where the system has them.
+    pub fn share<'a>(layers: impl IntoIterator<Item = &'a mut Self>) {
+        let mut words: Vec<_> = layers.into_iter().map(|layer| &mut layer.words).collect();
+        Fixed::share(&mut words);
     }
 
     /// Bytes they take.

@@ -1,12 +1,13 @@
 //! Linear layers: packed rows times packed weights, with what follows done while the numbers are at
 //! hand.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::crew::Team;
 use crate::level::dispatch;
 use crate::math;
-use crate::memory::{LINE, Matrix, Parts};
+use crate::memory::{Matrix, Parts};
 use crate::panels::{Numbers, Panels};
 use crate::simd::{LANES_MAX, Simd};
 use crate::tile::{self, Dot, DotBf16, DotBf16Weights, DotF32, DotU8, Rows, each_tile};
@@ -86,7 +87,6 @@ pub fn product(
         }
     };
     let job = Job {
-        rows,
         words,
         row_scales,
         weights,
@@ -94,8 +94,12 @@ pub fn product(
         output,
     };
     let level = team.level();
-    team.each_run(weights.words.rows(), |_, panels| {
-        dispatch!(level, simd => job.run(simd, panels.clone()));
+    // With rows enough, each thread has rows of its own, the same in every product of a layer, so that
+    // it reads what it wrote itself; with few, each has columns of its own, so that weights are read once.
+    let blocks = (rows / ROWS_OF_OWN_MIN).clamp(1, team.threads());
+    team.each_pair(blocks, weights.words.rows(), |block, panels| {
+        let rows = rows * block / blocks..rows * (block + 1) / blocks;
+        dispatch!(level, simd => job.run(simd, rows.clone(), panels.clone()));
     });
 }
 
@@ -160,7 +164,6 @@ enum Target<'a> {
 }
 
 struct Job<'a> {
-    rows: usize,
     words: Rows,
     row_scales: &'a [RowScale],
     weights: &'a Panels,
@@ -178,35 +181,48 @@ const BLOCK_ROWS: usize = 192;
 /// Words of a row that are multiplied before the next ones: such a part of a panel, 12 to 24 KiB,
 /// stays in the first-level cache while the rows of a block pass by.
 const BLOCK_STEPS: usize = 192;
-/// Tiles of a block from which on the next block is asked for: a question of 9 tokens took 2.8 ms with it
-/// and 2.0 ms without, a batch of 128 texts 1.09 s and 1.20 s.
-const PREFETCH_TILES_MIN: usize = 6;
+/// Rows from which on a thread reads all weights for rows of its own.
+const ROWS_OF_OWN_MIN: usize = 48;
 const WIDTH_MAX: usize = 2 * LANES_MAX;
 
-/// The sums of one block of rows and one panel.
+/// Room for the sums of one block of rows and one panel.
 #[repr(C, align(64))]
-struct Sums([u32; BLOCK_ROWS * WIDTH_MAX]);
+struct Sums([MaybeUninit<u32>; BLOCK_ROWS * WIDTH_MAX]);
+
+impl Sums {
+    /// The first `count` of them, zero. No more is touched: clearing all would take longer than the
+    /// products of a short text.
+    #[inline(always)]
+    fn first(&mut self, count: usize) -> &mut [u32] {
+        let part = &mut self.0[..count];
+        part.fill(MaybeUninit::new(0));
+        // SAFETY: all of the part has just been written.
+        unsafe { &mut *(std::ptr::from_mut(part) as *mut [u32]) }
+    }
+}
 
 impl Job<'_> {
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, panels: Range<usize>) {
+    fn run<S: Simd>(&self, simd: S, rows: Range<usize>, panels: Range<usize>) {
         match self.weights.numbers {
-            Numbers::F32 => self.panels::<S, DotF32>(simd, panels),
-            Numbers::Bf16 => self.panels::<S, DotBf16>(simd, panels),
-            Numbers::Bf16Weights => self.panels::<S, DotBf16Weights>(simd, panels),
-            Numbers::Int8 => self.panels::<S, DotU8>(simd, panels),
+            Numbers::F32 => self.panels::<S, DotF32>(simd, rows, panels),
+            Numbers::Bf16 => self.panels::<S, DotBf16>(simd, rows, panels),
+            Numbers::Bf16Weights => self.panels::<S, DotBf16Weights>(simd, rows, panels),
+            Numbers::Int8 => self.panels::<S, DotU8>(simd, rows, panels),
         }
     }
 
     #[inline(always)]
-    fn panels<S: Simd, D: Dot>(&self, simd: S, panels: Range<usize>) {
-        let mut sums = Sums([0; BLOCK_ROWS * WIDTH_MAX]);
-        let mut first = 0;
-        while first < self.rows {
-            let count = BLOCK_ROWS.min(self.rows - first);
+    fn panels<S: Simd, D: Dot>(&self, simd: S, rows: Range<usize>, panels: Range<usize>) {
+        let mut sums = Sums([MaybeUninit::uninit(); BLOCK_ROWS * WIDTH_MAX]);
+        let width = tile::panel_columns::<S>();
+        let mut first = rows.start;
+        while first < rows.end {
+            let count = BLOCK_ROWS.min(rows.end - first);
+            let sums = sums.first(count * width);
             for panel in panels.clone() {
-                self.multiply::<S, D>(simd, first, count, panel, &mut sums);
-                self.finish::<S, D>(simd, first, count, panel, &sums);
+                self.multiply::<S, D>(simd, first, count, panel, sums);
+                self.finish::<S, D>(simd, first, panel, sums);
             }
             first += count;
         }
@@ -220,7 +236,7 @@ impl Job<'_> {
         first: usize,
         count: usize,
         panel: usize,
-        sums: &mut Sums,
+        sums: &mut [u32],
     ) {
         let width = tile::panel_columns::<S>();
         let (steps, stride) = (self.weights.steps, self.words.stride);
@@ -234,17 +250,6 @@ impl Job<'_> {
                 stride: width,
             };
             let words = self.words.at.wrapping_add(first * stride + step * D::WORDS);
-            // The weights of the next block lie behind these, or at the beginning of the next panel,
-            // which is almost there. Each tile asks for its share: all of a model's weights are larger
-            // than a cache, and without this every block begins with a wait.
-            let next = b.at.wrapping_add(block * width);
-            let tiles = count.div_ceil(S::TILE_ROWS);
-            // With few tiles there is nothing to do while the lines come.
-            let share = if tiles < PREFETCH_TILES_MIN {
-                0
-            } else {
-                block * width / tiles
-            };
             each_tile::<S>(
                 count,
                 #[inline(always)]
@@ -253,17 +258,20 @@ impl Job<'_> {
                         at: words.wrapping_add(row * stride),
                         stride,
                     };
-                    let out = (
-                        sums.0[row * width..(row + rows) * width].as_mut_ptr(),
-                        width,
-                    );
-                    let begin = row / S::TILE_ROWS * share;
-                    for at in (begin..begin + share).step_by(LINE) {
-                        simd.prefetch(next.wrapping_add(at));
+                    let out = (sums[row * width..(row + rows) * width].as_mut_ptr(), width);
+                    let go_on = step > 0;
+                    if row == 0 {
+                        // The weights of the next block lie behind these, or at the beginning of the
+                        // next panel, which is almost there. The first tile asks for them as it goes:
+                        // all of a model's weights are larger than a cache, and without this every
+                        // block begins with a wait.
+                        // SAFETY: `check` saw that the rows are there with the words that the weights
+                        // have; the panel has `steps * width` words; the slice above has room.
+                        unsafe { tile::tile::<S, D, true>(simd, rows, a, b, block, go_on, out) };
+                    } else {
+                        // SAFETY: as above.
+                        unsafe { tile::tile::<S, D, false>(simd, rows, a, b, block, go_on, out) };
                     }
-                    // SAFETY: `check` saw that the rows are there with the words that the weights
-                    // have; the panel has `steps * width` words; the slice above has room.
-                    unsafe { tile::tile::<S, D>(simd, rows, a, b, block, step > 0, out) };
                 },
             );
             step += block;
@@ -272,14 +280,7 @@ impl Job<'_> {
 
     /// From sums to the output.
     #[inline(always)]
-    fn finish<S: Simd, D: Dot>(
-        &self,
-        simd: S,
-        first: usize,
-        count: usize,
-        panel: usize,
-        sums: &Sums,
-    ) {
+    fn finish<S: Simd, D: Dot>(&self, simd: S, first: usize, panel: usize, sums: &[u32]) {
         let width = tile::panel_columns::<S>();
         let column = panel * width;
         let columns = [
@@ -287,7 +288,6 @@ impl Job<'_> {
             Columns::load(simd, self.weights, column + S::LANES),
         ];
         let end = (column + width).min(self.weights.outputs);
-        let (sums, _) = sums.0.split_at(count * width);
         for (row, bits) in sums.chunks_exact(width).enumerate() {
             let row = first + row;
             let scale = if D::BYTES {

@@ -6,6 +6,9 @@ use crate::memory::{Matrix, Parts};
 use crate::product::RowScale;
 use crate::simd::Simd;
 
+/// Rows that are worth a meeting of threads, which takes about a microsecond.
+const ROWS_LEAST: usize = 16;
+
 /// A layer normalisation (Ba, Kiros and Hinton 2016).
 #[derive(Clone, Debug)]
 pub struct Norm {
@@ -63,7 +66,7 @@ pub fn embed(
     assert!(x.rows() >= ids.len() && x.columns() == width, "no room");
     let x = Parts::of(x);
     let packed = PackedParts::of(packed, ids.len());
-    team.each_run(offsets.len() - 1, |_, sequences| {
+    team.each_run(offsets.len() - 1, 1, |_, sequences| {
         for sequence in sequences {
             for (place, token) in (offsets[sequence]..offsets[sequence + 1]).enumerate() {
                 let word = &tables.words[ids[token] as usize * width..][..width];
@@ -98,7 +101,7 @@ pub fn add_norm(
     assert!(y.rows() >= rows && y.columns() == width, "no such rows");
     let x = Parts::of(x);
     let packed = PackedParts::of(packed, rows);
-    team.each_run(rows, |_, run| {
+    team.each_run(rows, ROWS_LEAST, |_, run| {
         for index in run {
             // SAFETY: a row belongs to one thread.
             let row = unsafe { x.slice(index, 0..width) };
@@ -118,7 +121,7 @@ pub fn add_norm(
 pub fn pack(team: &mut Team<'_>, rows: usize, x: &Matrix<f32>, packed: Packed<'_>) {
     let level = team.level();
     let packed = PackedParts::of(packed, rows);
-    team.each_run(rows, |_, run| {
+    team.each_run(rows, ROWS_LEAST, |_, run| {
         for index in run {
             let row = &x.row(index)[..x.columns()];
             dispatch!(level, simd => packed.pack(simd, index, row));

@@ -3,6 +3,7 @@
 //! Every number is one chain of additions over the words of a row, first to last. So it does not
 //! depend on how many rows share a tile, which is what makes rows independent of their batch.
 
+use crate::memory::LINE;
 use crate::simd::Simd;
 
 /// What the words hold, and how they are multiplied.
@@ -123,14 +124,14 @@ pub(crate) fn each_tile<S: Simd>(rows: usize, mut f: impl FnMut(usize, usize)) {
 
 /// Writes the bits of `a · b` for `rows` rows of `a` and one panel `b` of which each step has a row of
 /// `panel_columns` words to `out`, rows of `panel_columns` that are `out.1` words apart; with `go_on`,
-/// adds to what is there.
+/// adds to what is there. With `AHEAD`, asks for what lies behind `b`, as many words as `b` has.
 ///
 /// # Safety
 /// `rows` is 1..=`S::TILE_ROWS`; `a` has that many rows of `D::WORDS * steps` readable words, `b` has
 /// `steps` rows of `panel_columns` readable words, `out` `rows` rows of `panel_columns` initialised and
 /// writable words.
 #[inline(always)]
-pub(crate) unsafe fn tile<S: Simd, D: Dot>(
+pub(crate) unsafe fn tile<S: Simd, D: Dot, const AHEAD: bool>(
     simd: S,
     rows: usize,
     a: Rows,
@@ -144,7 +145,7 @@ pub(crate) unsafe fn tile<S: Simd, D: Dot>(
             match rows {
                 // SAFETY: as the caller promised.
                 $($rows if S::TILE_ROWS >= $rows => unsafe {
-                    fixed::<S, D, $rows>(simd, a, b, steps, go_on, out)
+                    fixed::<S, D, AHEAD, $rows>(simd, a, b, steps, go_on, out)
                 },)*
                 _ => unreachable!("{rows} rows in a tile of {}", S::TILE_ROWS),
             }
@@ -156,7 +157,7 @@ pub(crate) unsafe fn tile<S: Simd, D: Dot>(
 /// # Safety
 /// As [`tile`], for `ROWS` rows.
 #[inline(always)]
-unsafe fn fixed<S: Simd, D: Dot, const ROWS: usize>(
+unsafe fn fixed<S: Simd, D: Dot, const AHEAD: bool, const ROWS: usize>(
     simd: S,
     a: Rows,
     b: Rows,
@@ -183,6 +184,13 @@ unsafe fn fixed<S: Simd, D: Dot, const ROWS: usize>(
         let b1 = D::unpack(simd, unsafe {
             simd.load_words_at(panel.wrapping_add(S::LANES))
         });
+        if AHEAD {
+            let ahead = panel.wrapping_add(steps * b.stride);
+            simd.prefetch(ahead);
+            if S::LANES * 2 > LINE {
+                simd.prefetch(ahead.wrapping_add(LINE));
+            }
+        }
         for (row, acc) in acc.iter_mut().enumerate() {
             for word in 0..D::WORDS {
                 let at = a.at.wrapping_add(row * a.stride + step * D::WORDS + word);

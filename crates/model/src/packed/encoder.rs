@@ -41,6 +41,19 @@ struct Layer {
     down_norm: Norm,
 }
 
+impl Layer {
+    /// Those of all its products, in the order in which a forward pass reads them.
+    fn panels_mut(&mut self) -> [&mut Panels; 4] {
+        [
+            &mut self.qkv,
+            &mut self.attention,
+            &mut self.up,
+            &mut self.down,
+        ]
+        .map(|linear| &mut linear.panels)
+    }
+}
+
 /// A product and what its input is multiplied with before it is rounded to bytes.
 #[derive(Debug)]
 struct Linear {
@@ -104,6 +117,11 @@ impl Encoder {
             query_outputs: architecture.hidden,
             query_scale: query_scale(width),
         };
+        let mut layers: Vec<Layer> = (0..)
+            .zip(&weights.layers)
+            .map(|(index, layer)| packing.layer(index, layer))
+            .collect();
+        Panels::share(layers.iter_mut().flat_map(Layer::panels_mut));
         Self {
             level,
             precision,
@@ -121,10 +139,7 @@ impl Encoder {
                 ModelActivation::Relu => Activation::Relu,
             },
             norm: packing.norm(&weights.embeddings.norm),
-            layers: (0..)
-                .zip(&weights.layers)
-                .map(|(index, layer)| packing.layer(index, layer))
-                .collect(),
+            layers,
             relative,
         }
     }
