@@ -1,4 +1,4 @@
-"""Runs the stages: speed, accuracy, memory, and vectors through the whole service.
+"""Runs the stages: speed, accuracy, memory, clients, and vectors through the whole service.
 
 Each stage writes a JSON file of its own into the results folder; the tables (`peers-speed.md`) and
 the plot (`peers-speed.svg`) are made from what lies there, so that one stage can be run again.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy
+import clients
 import memory
 import names
 import plot
@@ -26,7 +27,7 @@ import workloads
 from process import PeerError, Setting
 
 HERE = Path(__file__).resolve().parent
-STAGES = ["speed", "accuracy", "memory", "service"]
+STAGES = ["speed", "accuracy", "memory", "clients", "service"]
 PACKAGES = [
     "onnxruntime",
     "openvino",
@@ -37,6 +38,7 @@ PACKAGES = [
 ]
 QUICK_ROUNDS = 3
 QUICK_SECONDS = 0.2
+CLIENTS_SECONDS_MIN = 1.0
 
 
 def listed(known: list[str]):
@@ -72,7 +74,8 @@ def parse_args() -> argparse.Namespace:
     )
     add("--model-dir", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     add("--engine-bin", type=Path, help="the built engine of embedring-benches")
-    add("--bin", type=Path, help="the embedring binary, for the stage `service`")
+    add("--bin", type=Path, help="the embedring binary, for the stages `clients` and `service`")
+    add("--client-bin", type=Path, help="the built client of embedring-benches")
     add("--only", type=listed(STAGES), default=STAGES, help="stages: " + ",".join(STAGES))
     add("--engines", type=listed(names.NAMES), help="some of: " + ",".join(names.NAMES))
     add("--workloads", type=listed(names.WORKLOADS), default=names.WORKLOADS)
@@ -90,8 +93,10 @@ def parse_args() -> argparse.Namespace:
     if args.quick:
         args.rounds, args.seconds = QUICK_ROUNDS, QUICK_SECONDS
     args.engines = engines(args, parser)
-    if "service" in args.only and args.bin is None:
-        parser.error("the stage `service` needs --bin; or name others with --only")
+    if {"clients", "service"} & set(args.only) and args.bin is None:
+        parser.error("the stages `clients` and `service` need --bin; or name others with --only")
+    if "clients" in args.only and args.client_bin is None:
+        parser.error("the stage `clients` needs --client-bin; or name others with --only")
     return args
 
 
@@ -120,6 +125,13 @@ def exported(args: argparse.Namespace) -> Path:
 
 
 def run_stage(stage: str, setting: Setting, args: argparse.Namespace, data: workloads.Data) -> dict:
+    if stage == "clients":
+        threads, folder = max(args.threads), setting.workloads.parent
+        # Several clients need a while to meet in a batch.
+        seconds = max(args.seconds, CLIENTS_SECONDS_MIN)
+        return clients.measure(
+            setting, args.engines, threads, data, args.rounds, seconds, folder
+        )
     if stage == "speed":
         options = speed.Options(args.rounds, args.seconds, args.workloads)
         tables = [speed.measure(setting, args.engines, n, options) for n in args.threads]
@@ -143,7 +155,10 @@ def stages(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "workloads.json"
         texts.write_text(json.dumps(workloads.speed(data)), encoding="utf-8")
-        setting = Setting(args.model_dir, exported(args), texts, args.engine_bin, args.tei)
+        binaries = (args.client_bin, args.bin and args.bin.resolve())
+        setting = Setting(
+            args.model_dir, exported(args), texts, args.engine_bin, args.tei, *binaries
+        )
         for stage in args.only:
             if stage == "service":
                 continue
@@ -157,7 +172,7 @@ def stages(args: argparse.Namespace) -> None:
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     records = {}
-    for stage in ("speed", "accuracy", "memory"):
+    for stage in ("speed", "accuracy", "memory", "clients"):
         path = folder / f"peers-{stage}.json"
         if path.is_file():
             records[stage] = json.loads(path.read_text(encoding="utf-8"))

@@ -32,6 +32,9 @@ class Setting:
     workloads: Path
     engine_bin: Path | None
     tei: str | None
+    # The client of embedring-benches and the embedring binary, for the stage `clients`.
+    client_bin: Path | None = None
+    binary: Path | None = None
 
     def command(self, engine: str, threads: int) -> list[str]:
         shared = ["--model-dir", str(self.model_dir), "--threads", str(threads)]
@@ -68,11 +71,14 @@ def environment(threads: int) -> dict[str, str]:
 class Peer:
     """A running engine. As a context it is ended with the block, whatever happened."""
 
-    def __init__(self, setting: Setting, engine: str, threads: int) -> None:
+    def __init__(
+        self, setting: Setting, engine: str, threads: int, command: list[str] | None = None
+    ) -> None:
+        """`command` starts another program than the engine's own that talks in the same way."""
         self.engine = engine
         self.log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
         self.process = subprocess.Popen(
-            setting.command(engine, threads),
+            command or setting.command(engine, threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -86,12 +92,19 @@ class Peer:
             raise
 
     def ask(self, **request: Any) -> dict[str, Any]:
+        self.send(**request)
+        return self.answer()
+
+    def send(self, **request: Any) -> None:
+        """Asks and goes on, so that several peers work at once; `answer` is due for each."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # It has ended; reading says so, with its log.
+
+    def answer(self) -> dict[str, Any]:
         return self._read()
 
     def run(self, workload: str, form: str, seconds: float) -> dict[str, Any]:

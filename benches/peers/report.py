@@ -8,6 +8,7 @@ from targets import (
     Cell,
     Speed,
     accuracy_cells,
+    clients_cells,
     memory_cells,
     speed_cells,
     strongest,
@@ -88,6 +89,36 @@ def memory_table(memory: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def clients_table(clients: dict[str, Any]) -> str:
+    lists, singles = clients["list_clients"], clients["single_clients"]
+    head = [
+        "engine",
+        "Q1 p50 ms, engine alone",
+        "through the service",
+        "added µs",
+        "Q32 tokens/s, engine alone",
+        f"{lists} clients",
+        f"{singles} clients, one question each: texts/s",
+        "p50 ms",
+        "p99 ms",
+    ]
+    keys = [
+        ("engine_q1_p50_ms", 2),
+        ("service_q1_p50_ms", 2),
+        ("q1_added_us", 0),
+        ("engine_q32_tokens_per_s", 0),
+        ("service_q32_tokens_per_s", 0),
+        ("singles_texts_per_s", 0),
+        ("singles_p50_ms", 1),
+        ("singles_p99_ms", 1),
+    ]
+    rows = [
+        [engine, *(shown(row, key, digits) if key in row else "" for key, digits in keys)]
+        for engine, row in clients["rows"].items()
+    ]
+    return table(head, rows)
+
+
 def source(record: dict[str, Any]) -> str:
     machine = record["machine"]
     changed = " with uncommitted changes" if record["uncommitted_changes"] else ""
@@ -124,11 +155,14 @@ def speed_sections(record: dict[str, Any]) -> list[str]:
 
 def markdown(records: dict[str, dict[str, Any]]) -> str:
     """All that is known; `records` holds what each stage wrote last."""
-    speed, accuracy, memory = (records.get(name) for name in ("speed", "accuracy", "memory"))
+    stages = ("speed", "accuracy", "memory", "clients")
+    speed, accuracy, memory, clients = (records.get(name) for name in stages)
     parts = ["# Peers", "Written by `cargo xtask bench peers`."]
     for one in speed["tables"] if speed else []:
         if cells := speed_cells(Speed(one)):
             parts += [f"## Targets, speed, {one['threads']} thread(s)", target_table(cells)]
+    if cells := clients_cells(clients) if clients else []:
+        parts += ["## Targets, several clients", target_table(cells)]
     cells = accuracy_cells(accuracy) if accuracy else []
     cells += memory_cells(memory) if memory else []
     if cells:
@@ -144,4 +178,11 @@ def markdown(records: dict[str, dict[str, Any]]) -> str:
             f"{memory['texts']} texts of 256 tokens in one call. {source(memory)}",
         ]
         parts.append(memory_table(memory))
+    if clients:
+        parts += [
+            "## Several clients",
+            f"Through client, ring and worker, each client a process; median over "
+            f"{clients['rounds']} rounds (least–most). {source(clients)}",
+            clients_table(clients),
+        ]
     return "\n\n".join(parts) + "\n"

@@ -188,6 +188,28 @@ def memory_cells(memory: dict[str, Any]) -> list[Cell]:
     return cells
 
 
+def clients_cells(clients: dict[str, Any]) -> list[Cell]:
+    cells = []
+    tei = clients["tei_texts_per_s"]
+    when = "in this run" if clients["tei_measured_in_this_run"] else "measured before, not in this run"
+    against = f"TEI, {tei:.0f} texts/s, {when}"
+    for engine, times in (("embedring-f32", 2), ("embedring-bf16", None), ("embedring-int8", 5)):
+        row = clients["rows"].get(engine)
+        if row is None:
+            continue
+        share = row["q32_share_of_engine"]
+        text = f"{100 * share['median']:.1f} % ({100 * share['min']:.1f}–{100 * share['max']:.1f})"
+        name = f"Q32 of {clients['list_clients']} clients through the service"
+        cells.append(Cell(name, engine, "≥ 97 %", text, share["median"] >= 0.97, "the engine alone"))
+        if times:
+            found = {key: value / tei for key, value in row["singles_texts_per_s"].items()}
+            name = f"single questions of {clients['single_clients']} clients"
+            text = f"{found['median']:.2f}× ({found['min']:.2f}–{found['max']:.2f})"
+            met = found["median"] >= times
+            cells.append(Cell(name, engine, f"≥ {times}×", text, met, against))
+    return cells
+
+
 def strongest(speed: Speed) -> list[tuple[str, str, str, str]]:
     """Ours against the fastest rival of all whose vectors are as good, whatever it is called."""
     present = {engine for engine, _, _ in speed.rows if engine not in names.OURS}

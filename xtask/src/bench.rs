@@ -40,7 +40,7 @@ pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
 fn peers(args: &[String]) -> Result<()> {
     let python = step("bench peers: private environment", private_python)?;
     let ready = setup(Profile::Release)?;
-    let engine = step("bench peers: build the engine", build_engine)?;
+    let [engine, client] = step("bench peers: build the engine", build_peers)?;
     step("bench peers: run", || {
         run(command(&python)
             .arg("benches/peers/peers.py")
@@ -48,6 +48,8 @@ fn peers(args: &[String]) -> Result<()> {
             .arg(&ready.binary)
             .arg("--engine-bin")
             .arg(&engine)
+            .arg("--client-bin")
+            .arg(&client)
             .arg("--model-dir")
             .arg(ready.models.join("all-MiniLM-L6-v2"))
             .arg("--command")
@@ -56,21 +58,18 @@ fn peers(args: &[String]) -> Result<()> {
     })
 }
 
-/// Our engine as a process that the rivals' driver can talk to.
-fn build_engine() -> Result<PathBuf> {
-    run(cargo().args([
-        "build",
-        "--release",
-        "-p",
-        "embedring-benches",
-        "--bin",
-        "engine",
-    ]))?;
-    let binary = target_dir()?.join("release/engine");
-    if !binary.is_file() {
-        bail!("cargo built no {}", binary.display());
+/// Our engine, and a client of an instance, as processes that the driver can talk to.
+fn build_peers() -> Result<[PathBuf; 2]> {
+    let names = ["engine", "client"];
+    run(cargo()
+        .args(["build", "--release", "-p", "embedring-benches"])
+        .args(names.map(|name| format!("--bin={name}"))))?;
+    let release = target_dir()?.join("release");
+    let binaries = names.map(|name| release.join(name));
+    if let Some(missing) = binaries.iter().find(|binary| !binary.is_file()) {
+        bail!("cargo built no {}", missing.display());
     }
-    Ok(binary)
+    Ok(binaries)
 }
 
 /// The Python of `.venv/peers` with the pinned packages in it; a copy of the pinned list beside it
