@@ -44,7 +44,7 @@ class Side:
         self.peers = peers
 
     def run(self, loads: list[str], seconds: float) -> list[dict[str, Any]]:
-        """One client for each of `loads`, all at once."""
+        """One client for each of `loads`, all at once; the engine alone is one, however many."""
         pairs = list(zip(self.peers, loads, strict=False))
         for peer, workload in pairs:
             peer.send(run=workload, form="as-called", seconds=seconds)
