@@ -5,6 +5,7 @@ mod conformance;
 mod facts;
 mod models;
 mod naive;
+mod random;
 mod refused;
 mod scratch;
 mod tokens;

@@ -2,7 +2,6 @@
 //! families.
 
 use embedring_model::ModelDir;
-use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 
@@ -11,7 +10,7 @@ use crate::scratch::{Checkpoint, FAMILIES, RELATIVE_BIAS, Scratch};
 
 type Rows = Vec<Vec<f64>>;
 
-struct Naive<'a>(&'a Checkpoint);
+pub(crate) struct Naive<'a>(pub(crate) &'a Checkpoint);
 
 impl Naive<'_> {
     fn tensor(&self, name: &str) -> (&[usize], &[f32]) {
@@ -120,7 +119,7 @@ impl Naive<'_> {
         }
     }
 
-    fn pooled(&self, ids: &[u32]) -> Vec<f64> {
+    pub(crate) fn pooled(&self, ids: &[u32]) -> Vec<f64> {
         let (sizes, names) = (self.0.sizes(), self.0.names());
         let zero = vec![vec![0.0; sizes.hidden]; ids.len()];
         let embed = |(place, &id): (usize, &u32)| {
@@ -186,7 +185,7 @@ fn check(checkpoint: &Checkpoint) {
 }
 
 #[track_caller]
-fn check_row(row: &[f32], naive: &[f64], tolerance: f64, what: &str) {
+pub(crate) fn check_row(row: &[f32], naive: &[f64], tolerance: f64, what: &str) {
     assert_eq!(row.len(), naive.len());
     for (at, (&got, want)) in row.iter().zip(naive).enumerate() {
         let off = (f64::from(got) - want).abs();
@@ -266,25 +265,7 @@ fn half_precision_files_are_converted() {
 /// The real weights have channels far larger than random ones, which is where f32 could suffer.
 #[test]
 fn minilm() {
-    let path = models::path(models::MINILM);
-    let config = std::fs::read(path.join("config.json")).unwrap();
-    let weights = std::fs::read(path.join("model.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&weights)
-        .unwrap()
-        .iter()
-        .filter(|(_, view)| view.dtype() == Dtype::F32)
-        .map(|(name, view)| {
-            let (numbers, _) = view.data().as_chunks();
-            let numbers = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
-            (name.to_owned(), (view.shape().to_vec(), numbers))
-        })
-        .collect();
-    let config = serde_json::from_slice(&config).unwrap();
-    let checkpoint = Checkpoint {
-        config,
-        tensors,
-        ..Checkpoint::default()
-    };
+    let checkpoint = Checkpoint::read(&models::path(models::MINILM));
     for tested in backends() {
         let mut model = Loaded::on(&tested, models::MINILM, 2);
         for text in ["What is Deep Learning?", "test"] {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -57,6 +58,32 @@ impl Checkpoint {
             old_names: false,
             dtype: Dtype::F32,
             tensors,
+        }
+    }
+
+    /// What a model's directory holds in f32.
+    pub(crate) fn read(path: &Path) -> Self {
+        let config = std::fs::read(path.join("config.json")).unwrap();
+        let weights = std::fs::read(path.join("model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&weights)
+            .unwrap()
+            .iter()
+            .filter(|(_, view)| view.dtype() == Dtype::F32)
+            .map(|(name, view)| {
+                let (numbers, _) = view.data().as_chunks();
+                let numbers = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
+                // Files with a head have a prefix, old ones gamma and beta.
+                let name = name.strip_prefix("bert.").unwrap_or(&name);
+                let name = name
+                    .replace("LayerNorm.gamma", "LayerNorm.weight")
+                    .replace("LayerNorm.beta", "LayerNorm.bias");
+                (name, (view.shape().to_vec(), numbers))
+            })
+            .collect();
+        Self {
+            config: serde_json::from_slice(&config).unwrap(),
+            tensors,
+            ..Self::default()
         }
     }
 
@@ -292,16 +319,38 @@ fn shapes(sizes: &Sizes, names: &Names) -> Vec<(String, Vec<usize>)> {
     shapes
 }
 
-/// Numbers in `[-1, 1)`.
-struct Random(u64);
+/// A generator that begins at one number, so that a failure can be repeated.
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> f32 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        f32::from(u16::try_from(self.0 >> 48).unwrap()) / 32768.0 - 1.0
+        self.0 >> 16
+    }
+
+    /// In `[-1, 1)`.
+    fn next(&mut self) -> f32 {
+        f32::from(u16::try_from(self.bits() >> 32).unwrap()) / 32768.0 - 1.0
+    }
+
+    /// In `0..end`.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.bits() >> 8).unwrap() % end
+    }
+
+    /// In `0..end`, each size about as often as its double, and the ends for sure now and then.
+    pub(crate) fn mostly_small(&mut self, end: usize) -> usize {
+        match self.below(10) {
+            0 => 0,
+            1 => end - 1,
+            _ => {
+                let bits = self.below(usize::try_from(end.ilog2()).unwrap() + 1);
+                self.below(end.min(2 << bits))
+            }
+        }
     }
 }
 
