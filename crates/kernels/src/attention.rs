@@ -43,6 +43,8 @@ struct Room {
     keys: Matrix<u32>,
     /// Values of one head in panels, for bf16 in pairs of tokens.
     values: Matrix<u32>,
+    /// A square of keys on its way into a panel.
+    square: Box<[u32; LANES_MAX * LANES_MAX]>,
     /// Scores of a tile of rows.
     scores: Matrix<f32>,
     /// For bf16: the same, rounded.
@@ -61,6 +63,7 @@ impl Scratch {
         let room = || Room {
             keys: Matrix::new(1, tokens_max.next_multiple_of(PANEL_MAX) * width),
             values: Matrix::new(1, tokens_max * width.next_multiple_of(PANEL_MAX)),
+            square: Box::new([0; _]),
             scores: Matrix::new(TILE_MAX, tokens_max.next_multiple_of(PANEL_MAX)),
             rounded: Matrix::new(TILE_MAX, tokens_max.next_multiple_of(PANEL_MAX)),
             sums: Matrix::new(1, TILE_MAX * PANEL_MAX),
@@ -74,6 +77,7 @@ impl Scratch {
         let one = |room: &Mutex<Room>| {
             let room = room.lock().unwrap_or_else(PoisonError::into_inner);
             room.keys.bytes()
+                + size_of_val(&*room.square)
                 + room.values.bytes()
                 + room.scores.bytes()
                 + room.rounded.bytes()
@@ -230,12 +234,17 @@ impl<'a> Job<'a> {
         );
     }
 
-    /// Keys by panels of tokens: for each word of a key, that word of each of the panel's tokens.
+    /// Keys by panels of tokens: for each word of a key, that word of each of the panel's tokens. Where
+    /// the last panel has no more tokens, it holds anything.
     #[inline(always)]
     fn transpose_keys<S: Simd>(&self, simd: S, task: &Task, room: &mut Room) {
         let width = tile::panel_columns::<S>();
-        let keys = room.keys.row_mut(0);
-        for (panel, keys) in keys.chunks_exact_mut(width * self.words).enumerate() {
+        let Room { keys, square, .. } = room;
+        for (panel, keys) in keys
+            .row_mut(0)
+            .chunks_exact_mut(width * self.words)
+            .enumerate()
+        {
             let first = panel * width;
             if first >= task.tokens {
                 break;
@@ -247,9 +256,9 @@ impl<'a> Job<'a> {
                     let rows = (tokens - token).min(S::LANES);
                     // SAFETY: `rows` keys are there, and the matrix goes on for two vectors behind its
                     // last number.
-                    let columns = unsafe { transpose(simd, key, self.stride, rows) };
+                    unsafe { transpose(simd, key, self.stride, rows, square) };
                     let out = keys.chunks_exact_mut(width).skip(word);
-                    for (out, column) in out.zip(columns.chunks_exact(S::LANES)) {
+                    for (out, column) in out.zip(square.chunks_exact(S::LANES)) {
                         let column = simd.load_words(column);
                         simd.store_words(column, &mut out[block * S::LANES..]);
                     }
@@ -368,32 +377,31 @@ impl<'a> Job<'a> {
                 simd.store_part(sum, scores);
             }
         }
+        // Whole vectors from here on: what is behind the last token is as far below the largest as can
+        // be, adds exp(-87) to a sum of at least exp(0), and is not read by the tile.
+        let whole = tokens.next_multiple_of(S::LANES);
+        let scores = &mut room.scores.row_mut(row)[..whole];
+        scores[tokens..].fill(f32::NEG_INFINITY);
         let mut largest = simd.splat(f32::NEG_INFINITY);
-        for scores in scores.chunks(S::LANES) {
-            largest = simd.max(simd.load_part(scores, f32::NEG_INFINITY), largest);
+        for scores in scores.chunks_exact(S::LANES) {
+            largest = simd.max(simd.load(scores), largest);
         }
         let largest = simd.splat(simd.largest(largest));
         let mut sum = simd.splat(0.0);
-        for scores in scores.chunks_mut(S::LANES) {
-            // A missing lane adds exp(-87), which is nothing beside the exp(0) of the largest.
-            let x = simd.sub(simd.load_part(scores, f32::NEG_INFINITY), largest);
-            let x = math::exp(simd, x);
+        for scores in scores.chunks_exact_mut(S::LANES) {
+            let x = math::exp(simd, simd.sub(simd.load(scores), largest));
             sum = simd.add(sum, x);
-            simd.store_part(x, scores);
+            simd.store(x, scores);
         }
         if self.bf16 {
-            let scores = room.scores.row_mut(row);
-            // The tile reads whole pairs; what is behind an odd last token must not be a number's
-            // remains.
-            scores[tokens..tokens.next_multiple_of(2)].fill(0.0);
-            let out = room.rounded.row_mut(row).chunks_mut(S::LANES);
-            for (x, out) in room.scores.row(row)[..tokens.next_multiple_of(2)]
-                .chunks(2 * S::LANES)
-                .zip(out)
-            {
-                let (low, high) = x.split_at(x.len().min(S::LANES));
-                let words = simd.to_bf16(simd.load_part(low, 0.0), simd.load_part(high, 0.0));
-                simd.store_words_part(words, out);
+            // The tile reads whole pairs: behind an odd last token there must be nothing.
+            let whole = tokens.next_multiple_of(2 * S::LANES);
+            let scores = &mut room.scores.row_mut(row)[..whole];
+            scores[tokens..].fill(0.0);
+            let rounded = room.rounded.row_mut(row).chunks_exact_mut(S::LANES);
+            for (x, out) in scores.chunks_exact(2 * S::LANES).zip(rounded) {
+                let words = simd.to_bf16(simd.load(x), simd.load(&x[S::LANES..]));
+                simd.store_words(words, out);
             }
         }
         simd.sum(sum)
@@ -479,7 +487,8 @@ impl<'a> Job<'a> {
     }
 }
 
-/// `LANES` columns of `rows` rows, up to `LANES`, of `LANES` words each; what is missing is zero.
+/// Makes `block` `LANES` columns of `rows` rows, up to `LANES`, of `LANES` words each; of rows that are
+/// missing it keeps what was there.
 ///
 /// # Safety
 /// At `at` there are `rows` rows of `LANES` readable words, `stride` apart.
@@ -489,13 +498,12 @@ unsafe fn transpose<S: Simd>(
     at: *const u32,
     stride: usize,
     rows: usize,
-) -> [u32; LANES_MAX * LANES_MAX] {
-    let mut block = [0; LANES_MAX * LANES_MAX];
+    block: &mut [u32; LANES_MAX * LANES_MAX],
+) {
     for (row, out) in block.chunks_exact_mut(S::LANES).take(rows).enumerate() {
         // SAFETY: as the caller promised.
         let words = unsafe { simd.load_words_at(at.wrapping_add(row * stride)) };
         simd.store_words(words, out);
     }
-    simd.transpose(&mut block);
-    block
+    simd.transpose(block);
 }

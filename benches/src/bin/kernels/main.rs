@@ -45,10 +45,18 @@ fn main() -> Result<()> {
     };
     println!("one thread, {level}, {TOKENS} tokens of {HIDDEN}, best of {ROUNDS} rounds\n");
     println!("| one layer | ns a token | GFLOP/s | of the limit |\n|---|---|---|---|");
-    for numbers in [Numbers::F32, Numbers::Bf16Weights, Numbers::Int8] {
+    let bf16 = if level.multiplies_bf16() {
+        Numbers::Bf16
+    } else {
+        Numbers::Bf16Weights
+    };
+    for numbers in [Numbers::F32, bf16, Numbers::Int8] {
         products(level, numbers);
     }
-    attentions(level);
+    attentions(level, Numbers::F32);
+    if bf16 == Numbers::Bf16 {
+        attentions(level, bf16);
+    }
     rows(level);
     Ok(())
 }
@@ -120,12 +128,14 @@ fn products(level: Level, numbers: Numbers) {
             })
             .collect();
         let (floats, words) = (Matrix::new(TOKENS, inputs), Matrix::new(TOKENS, inputs / 4));
+        let pairs = Matrix::new(TOKENS, inputs / 2);
         let mut out = Matrix::new(TOKENS, outputs);
         let mut turn = layers.iter().cycle();
         let seconds = best(|| {
             let input = match numbers {
                 Numbers::Int8 => Input::Int8(&words, &scales),
-                Numbers::F32 | Numbers::Bf16 | Numbers::Bf16Weights => Input::F32(&floats),
+                Numbers::Bf16 => Input::Bf16(&pairs),
+                Numbers::F32 | Numbers::Bf16Weights => Input::F32(&floats),
             };
             if let Some(layer) = turn.next() {
                 let team = &mut Team::alone(level);
@@ -144,29 +154,36 @@ fn products(level: Level, numbers: Numbers) {
     }
 }
 
-fn attentions(level: Level) {
-    let limit = limit(level, Numbers::F32);
+fn attentions(level: Level, numbers: Numbers) {
+    let limit = limit(level, numbers);
+    let mut floats = Matrix::new(TOKENS, 3 * HIDDEN);
+    let mut pairs = Matrix::new(TOKENS, 3 * HIDDEN / 2);
+    for row in 0..TOKENS {
+        for (at, x) in (0_u16..).zip(floats.row_mut(row).iter_mut()) {
+            *x = f32::from(at % 17) * 0.02 - 0.1;
+        }
+    }
+    let alone = &mut Team::alone(level);
+    pack(alone, TOKENS, &floats, Packed::Bf16(&mut pairs));
+    let heads = Heads {
+        count: 12,
+        width: 32,
+        bias: &[],
+    };
+    let mut out = Matrix::new(TOKENS, HIDDEN);
+    let scratch = Scratch::new(1, TOKENS, 32);
     for length in [16, 128, 256] {
         let offsets: Vec<usize> = (0..=TOKENS / length).map(|at| at * length).collect();
-        let mut qkv = Matrix::new(TOKENS, 3 * HIDDEN);
-        for row in 0..TOKENS {
-            for (at, x) in (0_u16..).zip(qkv.row_mut(row).iter_mut()) {
-                *x = f32::from(at % 17) * 0.02 - 0.1;
-            }
-        }
-        let mut out = Matrix::new(TOKENS, HIDDEN);
-        let scratch = Scratch::new(1, TOKENS, 32);
-        let heads = Heads {
-            count: 12,
-            width: 32,
-            bias: &[],
-        };
         let seconds = best(|| {
-            let team = &mut Team::alone(level);
+            let qkv = if numbers == Numbers::Bf16 {
+                Qkv::Bf16(&pairs)
+            } else {
+                Qkv::F32(&floats)
+            };
             let output = Output::F32(&mut out);
-            attention(team, Qkv::F32(&qkv), &offsets, heads, &scratch, output);
+            attention(alone, qkv, &offsets, heads, &scratch, output);
         });
-        let what = format!("attention, F32, texts of {length} tokens");
+        let what = format!("attention, {numbers:?}, texts of {length} tokens");
         print(&what, seconds, 4 * length * HIDDEN * TOKENS, limit);
     }
 }
