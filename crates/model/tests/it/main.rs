@@ -3,6 +3,7 @@
 
 mod conformance;
 mod facts;
+mod golden;
 mod models;
 mod naive;
 mod random;

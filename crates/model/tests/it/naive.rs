@@ -193,6 +193,16 @@ pub(crate) fn check_row(row: &[f32], naive: &[f64], tolerance: f64, what: &str) 
     }
 }
 
+/// Length of the difference, of the length of what is right.
+pub(crate) fn relative_error(row: &[f32], naive: &[f64]) -> f64 {
+    assert_eq!(row.len(), naive.len());
+    let pairs = row.iter().zip(naive);
+    let squares: f64 = pairs
+        .map(|(&got, want)| (f64::from(got) - want).powi(2))
+        .sum();
+    (squares / naive.iter().map(|x| x * x).sum::<f64>()).sqrt()
+}
+
 #[test]
 fn mean_and_cls_pooling_in_several_shapes() {
     let shapes = [

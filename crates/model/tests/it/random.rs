@@ -11,7 +11,7 @@ use embedring_model::{ModelDir, Tokenizer, TruncationSide};
 use serde_json::{Value, json};
 
 use crate::models::{self, Tested, backends, rows};
-use crate::naive::Naive;
+use crate::naive::{Naive, relative_error};
 use crate::scratch::{Checkpoint, FAMILIES, Random, Scratch};
 
 const WINDOW: usize = 512;
@@ -158,16 +158,6 @@ impl Subject {
         }
         tokens
     }
-}
-
-/// Length of the difference, of the length of what is right.
-fn relative_error(row: &[f32], naive: &[f64]) -> f64 {
-    assert_eq!(row.len(), naive.len());
-    let pairs = row.iter().zip(naive);
-    let squares: f64 = pairs
-        .map(|(&got, want)| (f64::from(got) - want).powi(2))
-        .sum();
-    (squares / naive.iter().map(|x| x * x).sum::<f64>()).sqrt()
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -362,23 +362,28 @@ impl Scratch {
         let scratch = Self(TempDir::new().unwrap());
         scratch.write("config.json", checkpoint.config.to_string());
         scratch.write("model.safetensors", checkpoint.safetensors());
-        scratch.write(
-            "modules.json",
-            json!([
-                { "path": "", "type": "sentence_transformers.models.Transformer" },
-                { "path": "1_Pooling", "type": "sentence_transformers.models.Pooling" },
-            ])
-            .to_string(),
-        );
-        scratch.write(
-            "1_Pooling/config.json",
-            json!({
-                "pooling_mode_cls_token": checkpoint.cls,
-                "pooling_mode_mean_tokens": !checkpoint.cls,
-            })
-            .to_string(),
-        );
+        scratch.write_modules(checkpoint.cls);
         scratch
+    }
+
+    /// The configuration and the weights that lie in `folder`.
+    pub(crate) fn of_files(folder: &Path, cls: bool) -> Self {
+        let scratch = Self(TempDir::new().unwrap());
+        for file in ["config.json", "model.safetensors"] {
+            scratch.write(file, std::fs::read(folder.join(file)).unwrap());
+        }
+        scratch.write_modules(cls);
+        scratch
+    }
+
+    fn write_modules(&self, cls: bool) {
+        let modules = json!([
+            { "path": "", "type": "sentence_transformers.models.Transformer" },
+            { "path": "1_Pooling", "type": "sentence_transformers.models.Pooling" },
+        ]);
+        self.write("modules.json", modules.to_string());
+        let pooling = json!({ "pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": !cls });
+        self.write("1_Pooling/config.json", pooling.to_string());
     }
 
     pub(crate) fn path(&self) -> &Path {
