@@ -248,12 +248,17 @@ impl Drop for Crew {
 }
 
 impl Share {
-    /// The next task, if there is one.
-    fn take(&self) -> Option<usize> {
+    /// Which piece of work it is of.
+    fn piece(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) >> 40
+    }
+
+    /// The next task, if there is one and it is of `piece`.
+    fn take(&self, piece: u64) -> Option<usize> {
         let mut ticket = self.0.load(Ordering::Relaxed);
         loop {
             let (end, next) = unpack(ticket);
-            if next >= end {
+            if next >= end || ticket >> 40 != piece {
                 return None;
             }
             // Acquire pairs with the Release of `each`.
@@ -279,10 +284,13 @@ impl Shared {
     /// Takes tasks, its own first, until there are none; true when there was one.
     fn work_off(&self, thread: usize) -> bool {
         let threads = self.shares.len();
+        // Shares are given out one after the other: whoever has not got its own yet would begin with
+        // another's.
+        let piece = self.shares[thread].piece();
         let mut any = false;
         for owner in (thread..threads).chain(0..thread) {
             let mut finished = 0;
-            while let Some(task) = self.shares[owner].take() {
+            while let Some(task) = self.shares[owner].take(piece) {
                 finished += 1;
                 // SAFETY: this thread holds a task, so the work stays what it is until `done` says so.
                 let work = unsafe { *self.work.get() };
