@@ -73,7 +73,7 @@ impl Checkpoint {
                 let (numbers, _) = view.data().as_chunks();
                 let numbers = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
                 // Files with a head have a prefix, old ones gamma and beta.
-                let name = name.strip_prefix("bert.").unwrap_or(&name);
+                let name = name.strip_prefix("bert.").unwrap_or(name);
                 let name = name
                     .replace("LayerNorm.gamma", "LayerNorm.weight")
                     .replace("LayerNorm.beta", "LayerNorm.bias");
