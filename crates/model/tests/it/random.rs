@@ -47,6 +47,8 @@ struct Subject {
     rows: Vec<Vec<f64>>,
     /// Texts of a batch at most.
     texts_max: usize,
+    /// Of what backends may be off: random weights make rounding grow from layer to layer.
+    slack: f64,
     /// Held while the model is in use.
     _files: Option<Scratch>,
 }
@@ -79,7 +81,10 @@ impl Subject {
             })
             .collect();
         let name = format!("{family} {sizes}");
-        Self::new(name, dir, &checkpoint, sequences, Some(files))
+        Self {
+            slack: 2.0,
+            ..Self::new(name, dir, &checkpoint, sequences, Some(files))
+        }
     }
 
     /// A real model on `texts` texts.
@@ -122,6 +127,7 @@ impl Subject {
             sequences,
             rows,
             texts_max: TEXTS_MAX,
+            slack: 1.0,
             _files: files,
         }
     }
@@ -151,7 +157,7 @@ impl Subject {
                     continue;
                 }
                 let off = relative_error(&row, &self.rows[place]);
-                let allowed = tested.tolerance;
+                let allowed = tested.tolerance * self.slack;
                 assert!(
                     off <= allowed,
                     "{what}: text {place} is {off} off, {allowed} is allowed"
