@@ -12,8 +12,8 @@ use std::cell::RefCell;
 
 use embedring_fuzz::Bytes;
 use embedring_policy::{
-    Admission, Bounds, Candidate, Cost, Planner, PlanningInput, Refusal, Waiting, admit,
-    pick_batch, route,
+    Admission, Bounds, Candidate, Cost, Limits, Planner, PlanningInput, Refusal, Schedule, Waiting,
+    admit, due_ns, route,
 };
 use embedring_protocol::{
     BOARD_MAGIC, BUCKETS, BoardLayout, Class, Counter, Load, Plan, Precision, ProcessId, Report,
@@ -190,29 +190,33 @@ fn decide(plan: Option<&Plan>, loads: &[Load], numbers: &mut Bytes<'_>) {
 }
 
 fn pick(plan: Option<&Plan>, numbers: &mut Bytes<'_>) {
-    let tokens_max = plan.map_or(1, |plan| plan.workers[0].batch_tokens_max);
-    let (now_ns, texts_max) = (numbers.u64(), usize::from(numbers.u8()));
+    let entry = plan.map(|plan| plan.workers[0]).unwrap_or_default();
+    let now_ns = numbers.u64();
     let waiting: Vec<Waiting> = (0..numbers.u8() % 32)
-        .map(|_| Waiting {
-            class: Class::from_wire(numbers.u8() % 2).unwrap_or_default(),
-            tokens: numbers.u64() >> (numbers.u8() % 64),
-            arrived_ns: numbers.u64(),
+        .map(|_| {
+            let class = Class::from_wire(numbers.u8() % 2).unwrap_or_default();
+            let (arrived_ns, deadline_ns) = (numbers.u64(), numbers.u64());
+            Waiting {
+                due_ns: due_ns(class, arrived_ns, deadline_ns),
+                deadline_ns,
+                work_ns: numbers.u64() >> (numbers.u8() % 64),
+                divisible: numbers.u8() % 2 == 0,
+            }
         })
         .collect();
-    let mut chosen = Vec::new();
-    let count = pick_batch(&waiting, now_ns, tokens_max, texts_max, &mut chosen);
-    assert_eq!(count, chosen.len());
+    let limits = Limits {
+        fixed_ns: entry.ns_per_batch,
+        batch_ns_max: entry.batch_tokens_max,
+        worst_1024: numbers.u64() >> (numbers.u8() % 64),
+    };
+    let mut schedule = Schedule::default();
+    let mut places = schedule.pick(&waiting, now_ns, limits).places.to_vec();
     assert_eq!(
-        chosen.is_empty(),
+        places.is_empty(),
         waiting.is_empty(),
         "somebody always runs"
     );
-    assert!(count <= texts_max.max(1));
-    let tokens: u128 = chosen
-        .iter()
-        .map(|&at| u128::from(waiting[at].tokens))
-        .sum();
-    assert!(count <= 1 || tokens <= u128::from(tokens_max));
-    chosen.sort_unstable();
-    assert!(chosen.windows(2).all(|pair| pair[0] != pair[1]));
+    places.sort_unstable();
+    assert!(places.windows(2).all(|pair| pair[0] != pair[1]));
+    assert!(places.iter().all(|&place| place < waiting.len()));
 }

@@ -17,24 +17,23 @@ pub(crate) enum Bench {
     Peers,
     /// Round trips through the rings beside bare iceoryx2 and a Unix socket.
     Ring,
+    /// Simulated devices under load: our schedule beside what others do (a minute with `--quick`).
+    Sim,
 }
 
 /// Runs one bench; `args` are its own.
 pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
     match bench {
         Bench::Peers => peers(args),
-        Bench::Ring => run(cargo()
-            .args([
-                "run",
-                "--release",
-                "-p",
-                "embedring-benches",
-                "--bin",
-                "ring",
-            ])
-            .arg("--")
-            .args(args)),
+        Bench::Ring => binary("embedring-benches", "ring", args),
+        Bench::Sim => binary("embedring-sim", "embedring-sim", args),
     }
+}
+
+fn binary(package: &str, name: &str, args: &[String]) -> Result<()> {
+    run(cargo()
+        .args(["run", "--release", "-p", package, "--bin", name, "--"])
+        .args(args))
 }
 
 fn peers(args: &[String]) -> Result<()> {

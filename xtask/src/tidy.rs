@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::run::{metadata, root};
 
 /// What a package of ours may use of ours, whatever the kind of dependency.
-pub(crate) const MAY_USE: [(&str, Uses); 16] = [
+pub(crate) const MAY_USE: [(&str, Uses); 17] = [
     ("embedring-protocol", Uses::Only(&[])),
     ("embedring-policy", Uses::Only(&["embedring-protocol"])),
     ("embedring-ipc", Uses::Only(&["embedring-protocol"])),
@@ -52,6 +52,10 @@ pub(crate) const MAY_USE: [(&str, Uses); 16] = [
     ("embedring", Uses::Anything),
     ("embedring-tests", Uses::Anything),
     ("embedring-benches", Uses::Anything),
+    (
+        "embedring-sim",
+        Uses::Only(&["embedring-policy", "embedring-protocol"]),
+    ),
     ("xtask", Uses::Only(&[])),
 ];
 

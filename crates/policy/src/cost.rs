@@ -25,9 +25,7 @@ impl Cost {
     /// From the plan, or the default where the plan has no opinion.
     #[must_use]
     pub fn from_plan(plan: Option<&Plan>, worker: WorkerIndex) -> Self {
-        plan.map(|plan| plan.workers[worker.get()])
-            .filter(|entry| entry.ns_per_token > 0)
-            .map_or(Self::DEFAULT, Self::from_entry)
+        Self::planned(plan, worker).unwrap_or(Self::DEFAULT)
     }
 
     /// The plan, unless it is so old that the scheduler must be gone for good: then nobody has an
@@ -42,6 +40,20 @@ impl Cost {
             ns_per_batch: entry.ns_per_batch,
             ns_per_token: entry.ns_per_token,
         }
+    }
+
+    /// From the plan, where it has an opinion.
+    #[must_use]
+    pub fn planned(plan: Option<&Plan>, worker: WorkerIndex) -> Option<Self> {
+        plan.map(|plan| plan.workers[worker.get()])
+            .filter(|entry| entry.ns_per_token > 0)
+            .map(Self::from_entry)
+    }
+
+    /// What `tokens` tokens add to a batch, in nanoseconds.
+    #[must_use]
+    pub fn work_ns(self, tokens: u64) -> u64 {
+        self.ns_per_token.saturating_mul(tokens)
     }
 
     /// Time for a batch of `tokens` tokens, in nanoseconds.

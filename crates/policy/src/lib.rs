@@ -20,12 +20,12 @@
 
 mod admit;
 mod cost;
-mod pick;
 mod plan;
 mod route;
+mod schedule;
 
 pub use admit::{Admission, Bounds, Refusal, admit};
 pub use cost::Cost;
-pub use pick::{Waiting, pick_batch};
 pub use plan::{Planner, PlanningInput};
 pub use route::{Candidate, route};
+pub use schedule::{Limits, Picked, Schedule, Waiting, due_ns};

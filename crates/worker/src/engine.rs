@@ -10,6 +10,7 @@ use embedring_ipc::{
     BellsMap, BoardMap, Instance, WaitStrategy, Waiter, WorkerPlace, WorkerRing, ring_bell,
 };
 use embedring_model::{Backend, PackedBatch};
+use embedring_policy::Cost;
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
     BoardHeader, Counter, Name, Report, Stage, Status, WorkerIdentity, WorkerState,
@@ -18,7 +19,7 @@ use embedring_protocol::{
 use crate::intake::{Gate, Host, Intake};
 use crate::memory::MemoryGuard;
 use crate::model::Served;
-use crate::queue::Batch;
+use crate::queue::{Batch, BatchLimits};
 use crate::{WorkerError, WorkerOptions};
 
 /// Longest sleep at the ring: how soon a stop or an idle time-out is noticed.
@@ -279,11 +280,8 @@ impl Engine<'_> {
             if intake.queue.has_waiting() {
                 let now = now_ns();
                 intake.drop_lost(now);
-                let tokens_max = Self::tokens_max(&intake, self.options.batch_tokens_max, now);
-                let texts_max = self.options.batch_texts_max;
-                intake
-                    .queue
-                    .take_batch(now, tokens_max, texts_max, &mut self.batch);
+                let limits = Self::limits(&intake, self.options, now);
+                intake.queue.take_batch(now, limits, &mut self.batch);
                 if !self.batch.items.is_empty() {
                     return true;
                 }
@@ -292,16 +290,21 @@ impl Engine<'_> {
         }
     }
 
-    /// Tokens of the next batch: as configured, or fewer where the plan says that more would take
+    /// Bounds of the next batch: as configured, or fewer tokens where the plan says that more would take
     /// longer than a newcomer should wait.
-    fn tokens_max(intake: &Intake, configured: u64, now_ns: u64) -> u64 {
-        let advised = intake.plan(now_ns).map_or(0, |plan| {
-            plan.workers[intake.index().get()].batch_tokens_max
-        });
-        if advised == 0 {
-            configured
-        } else {
-            advised.min(configured)
+    fn limits(intake: &Intake, options: &WorkerOptions, now_ns: u64) -> BatchLimits {
+        let plan = intake.plan(now_ns);
+        let index = intake.index();
+        let advised = plan.map_or(0, |plan| plan.workers[index.get()].batch_tokens_max);
+        let configured = options.batch_tokens_max;
+        BatchLimits {
+            cost: Cost::planned(plan.as_ref(), index),
+            tokens_max: if advised == 0 {
+                configured
+            } else {
+                advised.min(configured)
+            },
+            texts_max: options.batch_texts_max,
         }
     }
 
@@ -444,11 +447,8 @@ impl Engine<'_> {
                 intake.refuse_all();
                 let now = now_ns();
                 intake.drop_lost(now);
-                let texts_max = self.options.batch_texts_max;
-                let tokens_max = Self::tokens_max(&intake, self.options.batch_tokens_max, now);
-                intake
-                    .queue
-                    .take_batch(now, tokens_max, texts_max, &mut self.batch);
+                let limits = Self::limits(&intake, self.options, now);
+                intake.queue.take_batch(now, limits, &mut self.batch);
             }
             if self.batch.items.is_empty() {
                 break;

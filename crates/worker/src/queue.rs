@@ -1,6 +1,6 @@
-//! What waits: requests, and their texts in order of arrival.
+//! What waits: requests, whose texts go into batches one by one.
 
-use embedring_policy::{Waiting, pick_batch};
+use embedring_policy::{Cost, Limits, Schedule, Waiting, due_ns};
 
 use crate::request::Request;
 
@@ -28,17 +28,56 @@ impl Batch {
         self.items.clear();
         self.tokens_squared = 0;
     }
+
+    fn push(&mut self, ids: &[u32], item: Item) {
+        self.ids.extend_from_slice(ids);
+        self.offsets.push(self.ids.len());
+        self.items.push(item);
+        self.tokens_squared += (ids.len() as u64).pow(2);
+    }
 }
 
-/// Requests in their places, and the texts that wait. Places are reused, so that a queue in steady
+/// What a batch may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchLimits {
+    /// What batches cost, where the plan has an opinion.
+    pub(crate) cost: Option<Cost>,
+    pub(crate) tokens_max: u64,
+    pub(crate) texts_max: usize,
+}
+
+/// What a batch may take in the worst case, in 1/1024 of what is predicted: a sixth more.
+const WORST_1024: u64 = 1178;
+
+impl BatchLimits {
+    /// What so many tokens add to a batch; without an opinion a token is a nanosecond, and only order
+    /// and bounds count.
+    fn work_ns(&self, tokens: u64) -> u64 {
+        self.cost.map_or(tokens, |cost| cost.work_ns(tokens))
+    }
+
+    fn for_schedule(&self) -> Limits {
+        Limits {
+            fixed_ns: self.cost.map_or(0, |cost| cost.ns_per_batch),
+            batch_ns_max: self
+                .cost
+                .map_or(self.tokens_max, |cost| cost.batch_ns(self.tokens_max)),
+            worst_1024: WORST_1024,
+        }
+    }
+}
+
+/// Requests in their places, and those with texts that wait. Places are reused, so that a queue in steady
 /// state allocates nothing.
 #[derive(Default)]
 pub(crate) struct Queue {
     requests: Vec<Option<Request>>,
     free: Vec<usize>,
-    items: Vec<Item>,
-    waiting: Vec<Waiting>,
-    chosen: Vec<usize>,
+    /// Places of the requests with texts that wait.
+    waiting: Vec<usize>,
+    /// The same as the schedule sees them.
+    seen: Vec<Waiting>,
+    schedule: Schedule,
     /// Texts and tokens waiting or running.
     pub(crate) texts: u64,
     pub(crate) tokens: u64,
@@ -46,12 +85,16 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn has_waiting(&self) -> bool {
-        !self.items.is_empty()
+        !self.waiting.is_empty()
     }
 
     /// Tokens waiting, those that run not counted.
     pub(crate) fn waiting_tokens(&self) -> u64 {
-        self.waiting.iter().map(|text| text.tokens).sum()
+        let requests = self
+            .waiting
+            .iter()
+            .filter_map(|&place| self.requests[place].as_ref());
+        requests.map(|request| request.waiting_tokens).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -59,27 +102,16 @@ impl Queue {
     }
 
     /// Takes in a request; its texts without a fault wait from now on.
-    pub(crate) fn push(&mut self, request: Request) {
+    pub(crate) fn push(&mut self, mut request: Request) {
         let place = self.free.pop().unwrap_or_else(|| {
             self.requests.push(None);
             self.requests.len() - 1
         });
-        for (row, meta) in request.metas.iter().enumerate() {
-            if meta.flags().fault_of().is_some() {
-                continue;
-            }
-            let tokens = u64::from(meta.tokens);
-            self.items.push(Item {
-                request: place,
-                row,
-            });
-            self.waiting.push(Waiting {
-                class: request.class,
-                tokens,
-                arrived_ns: request.arrived_ns,
-            });
-            self.texts += 1;
-            self.tokens += tokens;
+        request.begin_to_wait();
+        self.texts += request.waiting_texts;
+        self.tokens += request.waiting_tokens;
+        if request.waiting_texts > 0 {
+            self.waiting.push(place);
         }
         self.requests[place] = Some(request);
     }
@@ -92,19 +124,9 @@ impl Queue {
     pub(crate) fn remove(&mut self, place: usize) -> Option<Request> {
         let request = self.requests.get_mut(place)?.take()?;
         self.free.push(place);
-        let mut kept = 0;
-        for index in 0..self.items.len() {
-            if self.items[index].request == place {
-                self.texts -= 1;
-                self.tokens -= self.waiting[index].tokens;
-                continue;
-            }
-            self.items.swap(kept, index);
-            self.waiting.swap(kept, index);
-            kept += 1;
-        }
-        self.items.truncate(kept);
-        self.waiting.truncate(kept);
+        self.texts -= request.waiting_texts;
+        self.tokens -= request.waiting_tokens;
+        self.waiting.retain(|&waiting| waiting != place);
         Some(request)
     }
 
@@ -134,50 +156,59 @@ impl Queue {
     }
 
     /// Moves the next batch's texts from the queue into `batch`.
-    pub(crate) fn take_batch(
-        &mut self,
-        now_ns: u64,
-        tokens_max: u64,
-        texts_max: usize,
-        batch: &mut Batch,
-    ) {
+    pub(crate) fn take_batch(&mut self, now_ns: u64, limits: BatchLimits, batch: &mut Batch) {
         batch.clear();
-        pick_batch(
-            &self.waiting,
-            now_ns,
-            tokens_max,
-            texts_max,
-            &mut self.chosen,
-        );
-        for &index in &self.chosen {
-            let item = self.items[index];
-            let Some(request) = self.requests[item.request].as_mut() else {
+        self.see(limits);
+        let bounds = limits.for_schedule();
+        let picked = self.schedule.pick(&self.seen, now_ns, bounds);
+        let mut time_ns = bounds.fixed_ns;
+        'batch: for &at in picked.places {
+            let place = self.waiting[at];
+            let Some(request) = self.requests[place].as_mut() else {
                 continue;
             };
-            let ids = request.row_ids(item.row);
-            batch.ids.extend_from_slice(ids);
-            batch.tokens_squared += (ids.len() as u64).pow(2);
-            batch.offsets.push(batch.ids.len());
-            batch.items.push(item);
-            if request.timing.started_ns == 0 {
-                request.timing.started_ns = now_ns;
+            while let Some((row, tokens)) = request.next_waiting() {
+                let with = time_ns.saturating_add(limits.work_ns(tokens));
+                let is_full = batch.items.len() >= limits.texts_max
+                    || (batch.ids.len() as u64).saturating_add(tokens) > limits.tokens_max
+                    || with > picked.limit_ns;
+                // One text larger than any bound runs alone.
+                if is_full && !batch.items.is_empty() {
+                    break 'batch;
+                }
+                request.take_next(tokens);
+                batch.push(
+                    request.row_ids(row),
+                    Item {
+                        request: place,
+                        row,
+                    },
+                );
+                time_ns = with;
+                if request.timing.started_ns == 0 {
+                    request.timing.started_ns = now_ns;
+                }
             }
         }
-        self.chosen.sort_unstable();
-        let mut chosen = self.chosen.iter().peekable();
-        let mut index = 0;
-        let mut keep = |_: &Item| {
-            let taken = chosen.next_if(|next| **next == index).is_some();
-            index += 1;
-            !taken
-        };
-        self.items.retain(|item| keep(item));
-        let mut chosen = self.chosen.iter().peekable();
-        let mut index = 0;
-        self.waiting.retain(|_| {
-            let taken = chosen.next_if(|next| **next == index).is_some();
-            index += 1;
-            !taken
+        let requests = &self.requests;
+        self.waiting.retain(|&place| {
+            requests[place]
+                .as_ref()
+                .is_some_and(|request| request.waiting_texts > 0)
         });
+    }
+
+    /// Shows what waits to the schedule.
+    fn see(&mut self, limits: BatchLimits) {
+        self.seen.clear();
+        for &place in &self.waiting {
+            let seen = self.requests[place].as_ref().map(|request| Waiting {
+                due_ns: due_ns(request.class, request.arrived_ns, request.deadline_ns),
+                deadline_ns: request.deadline_ns,
+                work_ns: limits.work_ns(request.waiting_tokens),
+                divisible: request.waiting_texts > 1,
+            });
+            self.seen.extend(seen);
+        }
     }
 }

@@ -25,6 +25,11 @@ pub(crate) struct Request {
     pub(crate) metas: Vec<RowMeta>,
     /// Rows still to come.
     pub(crate) open_rows: usize,
+    /// The first row that has not been in a batch yet.
+    next_row: usize,
+    /// Texts and tokens from there on.
+    pub(crate) waiting_texts: u64,
+    pub(crate) waiting_tokens: u64,
     pub(crate) timing: Timing,
 }
 
@@ -56,12 +61,45 @@ impl Request {
             offsets: Vec::with_capacity(8),
             metas: Vec::with_capacity(8),
             open_rows: 0,
+            next_row: 0,
+            waiting_texts: 0,
+            waiting_tokens: 0,
             timing: Timing::default(),
         }
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
         self.incoming.is_abandoned()
+    }
+
+    /// All texts without a fault wait from now on.
+    pub(crate) fn begin_to_wait(&mut self) {
+        self.next_row = 0;
+        let good = self
+            .metas
+            .iter()
+            .filter(|meta| meta.flags().fault_of().is_none());
+        (self.waiting_texts, self.waiting_tokens) = good.fold((0, 0), |(texts, tokens), meta| {
+            (texts + 1, tokens + u64::from(meta.tokens))
+        });
+    }
+
+    /// The next row to run and its tokens, if any wait.
+    pub(crate) fn next_waiting(&mut self) -> Option<(usize, u64)> {
+        if self.waiting_texts == 0 {
+            return None;
+        }
+        while self.metas[self.next_row].flags().fault_of().is_some() {
+            self.next_row += 1;
+        }
+        Some((self.next_row, u64::from(self.metas[self.next_row].tokens)))
+    }
+
+    /// The row that `next_waiting` named is in a batch.
+    pub(crate) fn take_next(&mut self, tokens: u64) {
+        self.next_row += 1;
+        self.waiting_texts -= 1;
+        self.waiting_tokens -= tokens;
     }
 
     pub(crate) fn row_ids(&self, row: usize) -> &[u32] {

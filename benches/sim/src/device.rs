@@ -1,0 +1,97 @@
+//! Devices: what a batch really takes.
+
+use rand::Rng as _;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::Distribution as _;
+use serde::Serialize;
+
+use crate::request::Request;
+
+/// `fixed + token · Σ tokens + square · Σ tokens²`, in nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Costs {
+    pub(crate) fixed_ns: f64,
+    pub(crate) token_ns: f64,
+    pub(crate) square_ns: f64,
+}
+
+/// A device and how soon its users want their answers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Device {
+    pub(crate) name: &'static str,
+    pub(crate) costs: Costs,
+    /// Time for a question, from its arrival.
+    pub(crate) deadline_ns: u64,
+}
+
+/// What two cores take for a small model; attention is a few hundredths of a text's cost.
+pub(crate) const CPU: Device = Device {
+    name: "cpu",
+    costs: Costs {
+        fixed_ns: 1e6,
+        token_ns: 1e5,
+        square_ns: 43.0,
+    },
+    deadline_ns: 100_000_000,
+};
+
+/// Where starting costs as much as a thousand tokens.
+pub(crate) const GPU: Device = Device {
+    name: "gpu",
+    costs: Costs {
+        fixed_ns: 3e6,
+        token_ns: 3e3,
+        square_ns: 1.3,
+    },
+    deadline_ns: 30_000_000,
+};
+
+/// Of batches, how many stall, and how many times as long they take then.
+const STALLS: f64 = 0.003;
+const STALLED: f64 = 3.0;
+/// Standard deviation of the logarithm of a batch's time.
+const NOISE: f64 = 0.05;
+
+impl Costs {
+    /// What a text adds to a batch.
+    #[expect(clippy::cast_precision_loss, reason = "tokens of one text")]
+    pub(crate) fn work_ns(&self, tokens: u64) -> f64 {
+        let tokens = tokens as f64;
+        self.token_ns * tokens + self.square_ns * tokens * tokens
+    }
+
+    /// What a batch takes, but for noise.
+    pub(crate) fn batch_ns(&self, batch: &[Request]) -> f64 {
+        let work: f64 = batch.iter().map(|r| self.work_ns(r.tokens)).sum();
+        self.fixed_ns + work
+    }
+
+    /// What a batch takes this time.
+    pub(crate) fn run_ns(&self, batch: &[Request], random: &mut ChaCha8Rng) -> u64 {
+        let normal: f64 = rand_distr::StandardNormal.sample(random);
+        let stall = if random.random_bool(STALLS) {
+            STALLED
+        } else {
+            1.0
+        };
+        whole(self.batch_ns(batch) * (NOISE * normal).exp() * stall)
+    }
+}
+
+/// Nanoseconds without a fraction.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a time that is not negative; a cast saturates"
+)]
+pub(crate) fn whole(ns: f64) -> u64 {
+    ns as u64
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "far below 2^52 ns, which is 52 days"
+)]
+pub(crate) fn float(ns: u64) -> f64 {
+    ns as f64
+}

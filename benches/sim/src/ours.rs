@@ -1,0 +1,131 @@
+//! Ours: the schedule of the policy crate, with the true costs or with those that its planner learns from
+//! the batches that ran.
+
+use embedring_policy::{Limits, Planner, PlanningInput, Schedule, Waiting};
+use embedring_protocol::Report;
+
+use crate::device::{Costs, Device, float, whole};
+use crate::request::Request;
+use crate::run::{Next, Policy};
+
+/// Batches from one plan to the next; the first ones come as soon as there is something to plan from.
+const PLAN_EVERY: u64 = 16;
+/// Tokens of a batch at most, before there is a plan.
+const TOKENS_MAX: u64 = 8_192;
+/// A batch takes at most this part of the tightest time that anybody has.
+const BATCH_SHARE: f64 = 0.5;
+/// What a batch may take in the worst case, in 1/1024 of what is predicted.
+const WORST_1024: u64 = 1178;
+
+/// The worker's and the scheduler's part in one.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    costs: Costs,
+    learns: Option<Planner>,
+    /// What the operator allows.
+    batch_time_target_ns: u64,
+    batch_ns_max: u64,
+    batches: u64,
+    queue: Vec<Request>,
+    waiting: Vec<Waiting>,
+    schedule: Schedule,
+}
+
+impl Ours {
+    /// Knows what batches cost.
+    pub(crate) fn knowing(device: &Device) -> Self {
+        let batch_time_target_ns = whole(float(device.deadline_ns) * BATCH_SHARE);
+        Self {
+            costs: device.costs,
+            learns: None,
+            batch_time_target_ns,
+            batch_ns_max: batch_time_target_ns,
+            batches: 0,
+            queue: Vec::new(),
+            waiting: Vec::new(),
+            schedule: Schedule::default(),
+        }
+    }
+
+    /// Knows nothing at first, like a worker without a plan: a token counts as a nanosecond, and only
+    /// order and bounds count.
+    pub(crate) fn learning(device: &Device) -> Self {
+        Self {
+            costs: Costs {
+                fixed_ns: 0.0,
+                token_ns: 1.0,
+                square_ns: 0.0,
+            },
+            learns: Some(Planner::default()),
+            batch_ns_max: TOKENS_MAX,
+            ..Self::knowing(device)
+        }
+    }
+}
+
+impl Policy for Ours {
+    fn arrive(&mut self, request: Request) {
+        self.queue.push(request);
+    }
+
+    fn next(&mut self, now_ns: u64) -> Next {
+        self.queue.retain(|request| request.deadline_ns > now_ns);
+        if self.queue.is_empty() {
+            return Next::Idle;
+        }
+        self.waiting.clear();
+        self.waiting
+            .extend(self.queue.iter().map(|request| Waiting {
+                due_ns: request.deadline_ns,
+                deadline_ns: request.deadline_ns,
+                work_ns: whole(self.costs.work_ns(request.tokens)),
+                divisible: false,
+            }));
+        let limits = Limits {
+            fixed_ns: whole(self.costs.fixed_ns),
+            batch_ns_max: self.batch_ns_max,
+            worst_1024: WORST_1024,
+        };
+        let mut places = self
+            .schedule
+            .pick(&self.waiting, now_ns, limits)
+            .places
+            .to_vec();
+        let batch = places.iter().map(|&place| self.queue[place]).collect();
+        places.sort_unstable();
+        for place in places.into_iter().rev() {
+            self.queue.swap_remove(place);
+        }
+        Next::Run(batch)
+    }
+
+    fn ran(&mut self, batch: &[Request], run_ns: u64) {
+        let Some(planner) = &mut self.learns else {
+            return;
+        };
+        self.batches += 1;
+        planner.observe(
+            0,
+            &Report {
+                batch: self.batches,
+                texts: batch.len() as u64,
+                tokens: batch.iter().map(|request| request.tokens).sum(),
+                tokens_squared: batch.iter().map(|request| request.tokens.pow(2)).sum(),
+                run_ns,
+                ..Report::default()
+            },
+        );
+        if self.batches < PLAN_EVERY || self.batches.is_multiple_of(PLAN_EVERY) {
+            let input = PlanningInput {
+                batch_time_target_ns: self.batch_time_target_ns,
+                now_ns: 0,
+            };
+            let plan = planner.plan(input).workers[0];
+            if plan.ns_per_token > 0 {
+                self.batch_ns_max = self.batch_time_target_ns;
+                self.costs.fixed_ns = float(plan.ns_per_batch);
+                self.costs.token_ns = float(plan.ns_per_token);
+            }
+        }
+    }
+}
