@@ -35,7 +35,8 @@ pub struct Waiting {
 pub struct Limits {
     /// What a batch takes whatever is in it, in nanoseconds.
     pub fixed_ns: u64,
-    /// How long a newcomer may have to wait for a batch that has begun, in nanoseconds.
+    /// How long a newcomer may have to wait for a batch that has begun, in nanoseconds; up to twice that
+    /// under overload, when a longer batch answers more a second.
     pub batch_ns_max: u64,
     /// What a batch may take in the worst case, in 1/1024 of what is predicted.
     pub worst_1024: u64,
