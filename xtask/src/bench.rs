@@ -19,6 +19,9 @@ pub(crate) enum Bench {
     Ring,
     /// Simulated devices under load: our schedule beside what others do (a minute with `--quick`).
     Sim,
+    /// Packs `benches/gpu/folder`, which measures beside PyTorch on a machine with a GPU that has
+    /// neither Rust nor a network.
+    GpuFolder,
 }
 
 /// Runs one bench; `args` are its own.
@@ -27,6 +30,7 @@ pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
         Bench::Peers => peers(args),
         Bench::Ring => binary("embedring-benches", "ring", args),
         Bench::Sim => binary("embedring-sim", "embedring-sim", args),
+        Bench::GpuFolder => crate::cuda::gpu_folder(args),
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod bench;
 mod ci;
+mod cuda;
 mod run;
 mod setup;
 mod suite;
@@ -73,10 +74,18 @@ enum Command {
     /// `EMBEDRING_TEST_MODELS`, the binary by `EMBEDRING_BIN` and the data by `EMBEDRING_DATA`,
     /// all set here; an `EMBEDRING_DATA` that is set already is kept.
     Test {
+        /// Compile, lint and link the GPU backend instead (no GPU is needed; nvcc is installed into
+        /// `.venv/cuda`), and run its kernels on the emulated device.
+        #[arg(long)]
+        cuda_check: bool,
         /// Arguments for the test runner, such as a filter; with any, the doc tests are left out.
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Install nvcc into `.venv/cuda`, for the GPU backend.
+    ///
+    /// The packages come from the Python registry, 600 MB; neither a GPU nor a driver is needed.
+    CudaSetup,
     /// Everything that CI runs, the cheap gate first.
     ///
     /// Gate: fmt, clippy, tidy, docs; all four report, and a failure in any ends the run there.
@@ -89,8 +98,8 @@ enum Command {
     /// may hold, lengths of files and READMEs, paths of one machine, host names of registries,
     /// unfinished code and switched-off tests.
     Tidy,
-    /// Run a bench: `peers` (speed and vectors beside other engines), `ring` (round trips) or `sim`
-    /// (schedules under load, simulated).
+    /// Run a bench: `peers` (speed and vectors beside other engines), `ring` (round trips), `sim`
+    /// (schedules under load, simulated) or `gpu-folder` (packs what measures on a GPU).
     Bench {
         /// Which bench.
         #[arg(value_enum)]
@@ -105,7 +114,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup { profile } => setup::setup(profile).map(|_| ()),
         Command::Demo { files } => setup::demo(&files),
-        Command::Test { args } => suite::test(&args),
+        Command::Test {
+            cuda_check: true, ..
+        } => cuda::cuda_check(),
+        Command::Test { args, .. } => suite::test(&args),
+        Command::CudaSetup => cuda::cuda_setup(),
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::tidy(),
         Command::Bench { name, args } => bench::bench(name, &args),

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::cuda::EMULATION;
 use crate::run::{cargo, root, run, step, works};
 use crate::setup::{Profile, Ready, setup};
 
@@ -14,9 +15,12 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     if !works(cargo().args(["nextest", "--version"])) {
         println!("cargo-nextest is not installed: using cargo test");
         return step("test: all", || {
-            run(with_env(cargo().args(["test", "--workspace"]), &ready)
-                .arg("--")
-                .args(args))
+            run(with_env(
+                cargo().args(["test", "--workspace", "--features", EMULATION]),
+                &ready,
+            )
+            .arg("--")
+            .args(args))
         });
     }
     // The doc tests first, so that the summary of all the others closes the output; whichever
@@ -33,7 +37,11 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         Ok(())
     };
     step("test: all but doc tests", || {
-        run(with_env(cargo().args(["nextest", "run", "--workspace"]), &ready).args(args))
+        run(with_env(
+            cargo().args(["nextest", "run", "--workspace", "--features", EMULATION]),
+            &ready,
+        )
+        .args(args))
     })?;
     doc_tests
 }

@@ -11,15 +11,16 @@ use anyhow::{Result, bail};
 use crate::run::{metadata, root};
 
 /// What a package of ours may use of ours, whatever the kind of dependency.
-pub(crate) const MAY_USE: [(&str, Uses); 17] = [
+pub(crate) const MAY_USE: [(&str, Uses); 19] = [
     ("embedring-protocol", Uses::Only(&[])),
     ("embedring-policy", Uses::Only(&["embedring-protocol"])),
     ("embedring-ipc", Uses::Only(&["embedring-protocol"])),
     ("embedring-kernels", Uses::Only(&[])),
+    ("embedring-cuda", Uses::Only(&[])),
     ("embedring-quant", Uses::Only(&[])),
     (
         "embedring-model",
-        Uses::Only(&["embedring-kernels", "embedring-quant"]),
+        Uses::Only(&["embedring-cuda", "embedring-kernels", "embedring-quant"]),
     ),
     ("embedring-store", Uses::Only(&[])),
     ("embedring-telemetry", Uses::Only(&[])),
@@ -56,6 +57,7 @@ pub(crate) const MAY_USE: [(&str, Uses); 17] = [
         "embedring-sim",
         Uses::Only(&["embedring-policy", "embedring-protocol"]),
     ),
+    ("embedring-gpu-bench", Uses::Only(&["embedring-model"])),
     ("xtask", Uses::Only(&[])),
 ];
 

@@ -44,6 +44,8 @@ pub struct BackendInfo {
 pub enum Precision {
     /// 32-bit floating point throughout.
     F32,
+    /// Weights and activations in half precision; sums in f32. On GPUs.
+    F16,
     /// Weights, and where the processor multiplies them so also activations, in bf16; sums in f32.
     Bf16,
     /// Weights and activations of the linear layers in bytes; sums exact.
@@ -56,6 +58,7 @@ impl Precision {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
         }

@@ -42,13 +42,19 @@ mod weights;
 
 mod calibration;
 mod candle_cpu;
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+mod cuda;
 mod null;
 mod packed;
 
 pub use backend::{Backend, BackendError, BackendInfo, PackError, PackedBatch, Precision};
 pub use calibration::calibration_ids;
 pub use candle_cpu::CandleCpu;
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+pub use cuda::Cuda;
 pub use dir::{ModelDir, ModelInfo, ModelOpenError, ModelOverrides, Pooling};
+#[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+pub use embedring_cuda::{self as cuda_device};
 pub use embedring_kernels::{Level, LevelError};
 pub use embedring_quant::Loss;
 pub use null::NullBackend;

@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
 use crate::arch::{Architecture, Names, RELATIVE_BIAS};
-use crate::{BackendError, ModelDir, PackedBatch};
+use crate::{BackendError, ModelDir, PackedBatch, Precision};
 
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,20 @@ pub enum ModelLoadError {
         /// Why not.
         reason: String,
     },
+    /// The device does not compute in this precision.
+    #[error("{device} does not compute in {precision}: choose {supported}")]
+    Precision {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        precision: Precision,
+        /// What it computes in.
+        supported: &'static str,
+    },
+    /// The GPU failed, or does not compute such a model.
+    #[cfg(any(feature = "cuda", feature = "emulated-cuda"))]
+    #[error("cannot load the model to the GPU")]
+    Device(#[from] embedring_cuda::DeviceError),
     /// The tensor library failed.
     #[error("cannot build the tensors")]
     Tensor(#[from] candle_core::Error),
@@ -206,19 +220,23 @@ impl Embeddings {
 
     /// Checks that the table of words has all ids of a batch.
     pub(crate) fn check(&self, batch: &PackedBatch<'_>, hidden: usize) -> Result<(), BackendError> {
-        let vocabulary = self.words.len() / hidden;
-        let unknown = |id: u32| usize::try_from(id).map_or(true, |id| id >= vocabulary);
-        for (index, ids) in batch.sequences().enumerate() {
-            if let Some(&id) = ids.iter().find(|id| unknown(**id)) {
-                return Err(BackendError::UnknownToken {
-                    index,
-                    id,
-                    vocabulary,
-                });
-            }
-        }
-        Ok(())
+        check_ids(batch, self.words.len() / hidden)
     }
+}
+
+/// Checks that all ids of a batch are below `vocabulary`.
+pub(crate) fn check_ids(batch: &PackedBatch<'_>, vocabulary: usize) -> Result<(), BackendError> {
+    let unknown = |id: u32| usize::try_from(id).map_or(true, |id| id >= vocabulary);
+    for (index, ids) in batch.sequences().enumerate() {
+        if let Some(&id) = ids.iter().find(|id| unknown(**id)) {
+            return Err(BackendError::UnknownToken {
+                index,
+                id,
+                vocabulary,
+            });
+        }
+    }
+    Ok(())
 }
 
 impl Norm {

@@ -128,6 +128,8 @@ pub enum Precision {
     Bf16 = 1,
     /// 8-bit integer products, 32-bit sums.
     Int8 = 2,
+    /// Half precision products, f32 sums.
+    F16 = 3,
 }
 
 impl Precision {
@@ -138,6 +140,7 @@ impl Precision {
             0 => Some(Self::F32),
             1 => Some(Self::Bf16),
             2 => Some(Self::Int8),
+            3 => Some(Self::F16),
             _ => None,
         }
     }
@@ -149,6 +152,7 @@ impl Precision {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::F16 => "f16",
         }
     }
 }
@@ -173,7 +177,7 @@ mod tests {
             assert!(!fault.to_string().is_empty() && !fault.kind().is_empty());
         }
         assert_eq!(TextFault::from_wire(0), None);
-        for wire in 0..3 {
+        for wire in 0..4 {
             assert_eq!(Precision::from_wire(wire).unwrap() as u8, wire);
         }
         assert_eq!(Precision::from_wire(9), None);

@@ -307,6 +307,7 @@ fn on_the_wire(precision: embedring_model::Precision) -> Precision {
         embedring_model::Precision::F32 => Precision::F32,
         embedring_model::Precision::Bf16 => Precision::Bf16,
         embedring_model::Precision::Int8 => Precision::Int8,
+        embedring_model::Precision::F16 => Precision::F16,
     }
 }
 

@@ -201,6 +201,7 @@ impl Engine {
             Precision::Bf16 if self.level.multiplies_bf16() => Numbers::Bf16,
             Precision::Bf16 => Numbers::Bf16Weights,
             Precision::Int8 => Numbers::Int8,
+            Precision::F16 => unreachable!("no such engine on a CPU"),
         };
         let mut crew = Crew::new(self.threads, false)?;
         let mut best = f64::INFINITY;

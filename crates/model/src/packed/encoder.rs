@@ -97,6 +97,7 @@ impl Encoder {
             Precision::Bf16 if level.multiplies_bf16() => Numbers::Bf16,
             Precision::Bf16 => Numbers::Bf16Weights,
             Precision::Int8 => Numbers::Int8,
+            Precision::F16 => unreachable!("refused before weights are loaded"),
         };
         let width = architecture.hidden / architecture.heads;
         let relative = match (&weights.relative_bias, &architecture.relative) {

@@ -86,6 +86,13 @@ impl PackedCpu {
         calibration: &[Vec<u32>],
         options: &PackedOptions,
     ) -> Result<Self, ModelLoadError> {
+        if options.precision == PrecisionChoice::Fixed(Precision::F16) {
+            return Err(ModelLoadError::Precision {
+                device: "cpu".to_owned(),
+                precision: Precision::F16,
+                supported: "f32, bf16, int8",
+            });
+        }
         let crew =
             Crew::new(options.threads, options.pin).map_err(|source| ModelLoadError::Threads {
                 threads: options.threads,

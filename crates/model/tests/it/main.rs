@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod conformance;
+#[cfg(feature = "emulated-cuda")]
+mod emulated;
 mod facts;
 mod golden;
 mod models;
