@@ -3,9 +3,8 @@
 
 use crate::chunk::{Bound, Staging};
 use crate::device::{Buffer, Device, DeviceError, Pinned};
-use crate::kernels::{
-    Activation, Kernels, Linear, Norm, Numbers, Recorded, Relative, Tables, Work,
-};
+use crate::kernels::{Kernels, Recorded, Work};
+use crate::weights::{Activation, Linear, Norm, Numbers, Relative, Tables};
 
 /// What an encoder computes: the sizes that all layers share.
 #[derive(Clone, Copy, Debug)]

@@ -20,6 +20,7 @@ mod gpu;
 mod kernels;
 #[cfg(all(test, feature = "emulation"))]
 mod tests;
+mod weights;
 
 pub use device::{Device, DeviceError};
 #[cfg(feature = "emulation")]
@@ -27,7 +28,7 @@ pub use emulated::Copies;
 pub use encoder::{Encoder, HostLayer, HostLinear, HostNorm, HostWeights, Shape, Tuning};
 #[cfg(feature = "gpu")]
 pub use gpu::{GpuInfo, gpus};
-pub use kernels::{Activation, Numbers};
+pub use weights::{Activation, Numbers};
 
 #[cfg(not(feature = "gpu"))]
 impl Device {

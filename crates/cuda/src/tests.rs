@@ -5,7 +5,8 @@ use crate::Copies;
 use crate::chunk::{Bound, Staging};
 use crate::device::{Buffer, Device};
 use crate::emulated::{contents, sizes_agree};
-use crate::kernels::{Activation, Kernels, Linear, Norm, Numbers, Relative, Tables, Work};
+use crate::kernels::{Kernels, Work};
+use crate::weights::{Activation, Linear, Norm, Numbers, Relative, Tables};
 
 const VOCABULARY: usize = 50;
 const POSITIONS: usize = 200;
