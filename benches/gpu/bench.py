@@ -22,6 +22,7 @@ from torch_peer import TorchPeer
 
 HERE = Path(__file__).resolve().parent
 MAX_TOKENS = 256
+COMMAND = "python3 bench.py " + " ".join("OUT" if "/" in arg else arg for arg in sys.argv[1:])
 WORKLOADS = {
     # name: (kind, texts)
     "Q1": ("questions", 1),
@@ -185,12 +186,12 @@ def measure(args) -> dict:
             for precision, engine in ours.items():
                 engine.ask(run=name, times=3)
                 took = engine.ask(run=name, times=count)["seconds"]
-                seconds.setdefault(name, {}).setdefault(f"embedring {precision}", []).append(took)
+                seconds.setdefault(name, {}).setdefault(f"embedring {precision}", []).append(summary(took))
             for label, peer, of, prepared, once in plans:
                 if of == name:
                     peer.time(prepared, 1)
                     took = peer.time(prepared, int(min(count, max(2, args.round_seconds / once))))
-                    seconds[name].setdefault(label, []).append(took)
+                    seconds[name].setdefault(label, []).append(summary(took))
         print(f"round {turn + 1} of {rounds}", flush=True)
     for engine in ours.values():
         engine.close()
@@ -245,7 +246,7 @@ def cost_table(args) -> None:
         "threads": 0,
         "machine": torch.cuda.get_device_name(),
         "commit": (HERE / "commit").read_text().strip(),
-        "command": " ".join(sys.argv),
+        "command": COMMAND,
         "rows": rows,
         "fit": {"ns_per_batch": fit[0], "ns_per_token": fit[1], "ns_per_square": max(fit[2], 0.0)},
     }
@@ -254,8 +255,14 @@ def cost_table(args) -> None:
 
 
 def spread(rounds: list) -> tuple[float, float, float]:
-    medians = [statistics.median(took) for took in rounds]
+    """Of the rounds' medians: the middle, the least and the most."""
+    medians = [took["median"] for took in rounds]
     return statistics.median(medians), min(medians), max(medians)
+
+
+def summary(seconds: list[float]) -> dict:
+    """A round."""
+    return {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "runs": len(seconds)}
 
 
 def table(result: dict) -> str:
@@ -300,7 +307,7 @@ def main() -> None:
     if args.cost_table:
         return cost_table(args)
     result = measure(args)
-    result["command"] = " ".join(sys.argv)
+    result["command"] = COMMAND
     result["commit"] = (HERE / "commit").read_text().strip()
     (args.out / "gpu.json").write_text(json.dumps(result), encoding="utf-8")
     text = table(result)
