@@ -115,6 +115,9 @@ fn boards() {
         ns_per_batch: 1_000_000,
         batch_tokens_max: 2_048,
         queue_tokens_max: 100_000,
+        ps_per_square: 43_000,
+        squares_per_token: 30,
+        worst_1024: 1_200,
     };
     let mut bytes = vec![0, 0];
     bytes.extend(BOARD_MAGIC.to_le_bytes());
@@ -135,6 +138,7 @@ fn boards() {
         dimensions: 384,
         max_tokens: 256,
         precision: 0,
+        memory_max_bytes: 1 << 30,
     };
     bytes.extend(2u64.to_le_bytes());
     bytes.extend(lock(identity.as_bytes()));

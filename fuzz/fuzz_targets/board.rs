@@ -11,9 +11,9 @@
 use std::cell::RefCell;
 
 use embedring_fuzz::Bytes;
+use embedring_optimizer::{Planner, PlanningInput};
 use embedring_policy::{
-    Admission, Bounds, Candidate, Cost, Limits, Planner, PlanningInput, Refusal, Schedule, Waiting,
-    admit, due_ns, route,
+    Admission, Bounds, Candidate, Cost, Limits, Refusal, Schedule, Waiting, admit, due_ns, route,
 };
 use embedring_protocol::{
     BOARD_MAGIC, BUCKETS, BoardLayout, Class, Counter, Load, Plan, Precision, ProcessId, Report,
@@ -95,6 +95,9 @@ fn look_at(board: &BoardLayout, index: usize, numbers: &mut Bytes<'_>) {
     for (place, slot) in board.workers.iter().enumerate() {
         // Only one is filled; the others are read now and then, which is enough for zeroes.
         if place == index || place == 0 {
+            if let Some(identity) = slot.identity.read() {
+                planner.begin(place, &identity);
+            }
             look_at_worker(slot, numbers, &mut |report| planner.observe(place, report));
         }
         loads.push(slot.load());
@@ -111,6 +114,8 @@ fn look_at(board: &BoardLayout, index: usize, numbers: &mut Bytes<'_>) {
             "worker {plan}"
         );
     }
+    let restored = Planner::restore(&planner.save()).expect("what was saved comes back");
+    assert_eq!(restored.accuracies(), planner.accuracies());
     let plan = Cost::usable(board.scheduler.plan.read(), now_ns);
     for plan in [None, plan, Some(planned)] {
         decide(plan.as_ref(), &loads, numbers);

@@ -17,6 +17,8 @@ pub(crate) enum Bench {
     Peers,
     /// Round trips through the rings beside bare iceoryx2 and a Unix socket.
     Ring,
+    /// What the scheduler takes of a core at a thousand batches a second.
+    Scheduler,
     /// Simulated devices under load: our schedule beside what others do (a minute with `--quick`).
     Sim,
     /// Packs `benches/gpu/folder`, which measures beside PyTorch on a machine with a GPU that has
@@ -29,6 +31,7 @@ pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
     match bench {
         Bench::Peers => peers(args),
         Bench::Ring => binary("embedring-benches", "ring", args),
+        Bench::Scheduler => binary("embedring-benches", "scheduler", args),
         Bench::Sim => binary("embedring-sim", "embedring-sim", args),
         Bench::GpuFolder => crate::cuda::gpu_folder(args),
     }

@@ -11,9 +11,13 @@ use anyhow::{Result, bail};
 use crate::run::{metadata, root};
 
 /// What a package of ours may use of ours, whatever the kind of dependency.
-pub(crate) const MAY_USE: [(&str, Uses); 19] = [
+pub(crate) const MAY_USE: [(&str, Uses); 20] = [
     ("embedring-protocol", Uses::Only(&[])),
     ("embedring-policy", Uses::Only(&["embedring-protocol"])),
+    (
+        "embedring-optimizer",
+        Uses::Only(&["embedring-policy", "embedring-protocol"]),
+    ),
     ("embedring-ipc", Uses::Only(&["embedring-protocol"])),
     ("embedring-kernels", Uses::Only(&[])),
     ("embedring-cuda", Uses::Only(&[])),
@@ -40,7 +44,7 @@ pub(crate) const MAY_USE: [(&str, Uses); 19] = [
         "embedring-scheduler",
         Uses::Only(&[
             "embedring-ipc",
-            "embedring-policy",
+            "embedring-optimizer",
             "embedring-protocol",
             "embedring-config",
             "embedring-telemetry",
@@ -55,7 +59,11 @@ pub(crate) const MAY_USE: [(&str, Uses); 19] = [
     ("embedring-benches", Uses::Anything),
     (
         "embedring-sim",
-        Uses::Only(&["embedring-policy", "embedring-protocol"]),
+        Uses::Only(&[
+            "embedring-optimizer",
+            "embedring-policy",
+            "embedring-protocol",
+        ]),
     ),
     ("embedring-gpu-bench", Uses::Only(&["embedring-model"])),
     ("xtask", Uses::Only(&[])),

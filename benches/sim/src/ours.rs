@@ -1,7 +1,8 @@
-//! Ours: the schedule of the policy crate, with the true costs or with those that its planner learns from
-//! the batches that ran.
+//! Ours: the schedule of the policy crate, with the true costs or with those that the optimizer's planner learns
+//! from the batches that ran.
 
-use embedring_policy::{Limits, Planner, PlanningInput, Schedule, Waiting};
+use embedring_optimizer::{Planner, PlanningInput};
+use embedring_policy::{Cost, Limits, Schedule, Waiting};
 use embedring_protocol::Report;
 
 use crate::device::{Costs, Device, float, whole};
@@ -14,13 +15,12 @@ const PLAN_EVERY: u64 = 16;
 const TOKENS_MAX: u64 = 8_192;
 /// A batch takes at most this part of the tightest time that anybody has.
 const BATCH_SHARE: f64 = 0.5;
-/// What a batch may take in the worst case, in 1/1024 of what is predicted.
-const WORST_1024: u64 = 1178;
 
 /// The worker's and the scheduler's part in one.
 #[derive(Debug)]
 pub(crate) struct Ours {
     costs: Costs,
+    worst_1024: u64,
     learns: Option<Planner>,
     /// What the operator allows.
     batch_time_target_ns: u64,
@@ -37,6 +37,7 @@ impl Ours {
         let batch_time_target_ns = whole(float(device.deadline_ns) * BATCH_SHARE);
         Self {
             costs: device.costs,
+            worst_1024: Cost::DEFAULT.worst_1024,
             learns: None,
             batch_time_target_ns,
             batch_ns_max: batch_time_target_ns,
@@ -84,7 +85,7 @@ impl Policy for Ours {
         let limits = Limits {
             fixed_ns: whole(self.costs.fixed_ns),
             batch_ns_max: self.batch_ns_max,
-            worst_1024: WORST_1024,
+            worst_1024: self.worst_1024,
         };
         let mut places = self
             .schedule
@@ -125,6 +126,8 @@ impl Policy for Ours {
                 self.batch_ns_max = self.batch_time_target_ns;
                 self.costs.fixed_ns = float(plan.ns_per_batch);
                 self.costs.token_ns = float(plan.ns_per_token);
+                self.costs.square_ns = float(plan.ps_per_square) / 1e3;
+                self.worst_1024 = plan.worst_1024;
             }
         }
     }

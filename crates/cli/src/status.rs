@@ -8,7 +8,7 @@ use embedring_ipc::clock::now_ns;
 use embedring_ipc::{BellsMap, BoardMap, Instance, is_alive};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
-    Counter, ProcessId, Stage, WorkerIdentity, WorkerSlot, WorkerState, quantile_ns,
+    Accuracy, Counter, ProcessId, Stage, WorkerIdentity, WorkerSlot, WorkerState, quantile_ns,
 };
 use serde::Serialize;
 
@@ -68,6 +68,7 @@ struct WorkerStatus {
     silent_ms: u64,
     latency_us: Latency,
     plan: PlanStatus,
+    accuracy: AccuracyStatus,
 }
 
 #[derive(Serialize)]
@@ -93,8 +94,22 @@ struct Latency {
 struct PlanStatus {
     ns_per_token: u64,
     ns_per_batch: u64,
+    ps_per_square: u64,
+    squares_per_token: u64,
+    worst_1024: u64,
     batch_tokens_max: u64,
     queue_tokens_max: u64,
+}
+
+/// How good the scheduler's predictions of this worker's batches were; shares are between 0 and 1.
+#[derive(Serialize)]
+struct AccuracyStatus {
+    batches: u64,
+    beyond_bound: u64,
+    mape: f64,
+    pinball_99_us: f64,
+    coverage: f64,
+    changes: u64,
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode> {
@@ -114,6 +129,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode> {
 
 fn read(instance: &str, board: &BoardMap, bells: &BellsMap) -> Status {
     let plan = board.scheduler.plan.read();
+    let accuracies = board.scheduler.accuracies.read().unwrap_or_default();
     let scheduler = board.scheduler.process.read();
     let alive = scheduler.is_some_and(is_alive);
     let workers = board
@@ -126,10 +142,14 @@ fn read(instance: &str, board: &BoardMap, bells: &BellsMap) -> Status {
             let plan = PlanStatus {
                 ns_per_token: entry.ns_per_token,
                 ns_per_batch: entry.ns_per_batch,
+                ps_per_square: entry.ps_per_square,
+                squares_per_token: entry.squares_per_token,
+                worst_1024: entry.worst_1024,
                 batch_tokens_max: entry.batch_tokens_max,
                 queue_tokens_max: entry.queue_tokens_max,
             };
-            Some(worker(slot, &identity, plan))
+            let accuracy = accuracy(&accuracies.workers[index]);
+            Some(worker(slot, &identity, plan, accuracy))
         })
         .collect();
     let is_client = |owner: u64| owner != 0 && is_alive(ProcessId::from_packed(owner));
@@ -152,7 +172,23 @@ fn read(instance: &str, board: &BoardMap, bells: &BellsMap) -> Status {
     }
 }
 
-fn worker(slot: &WorkerSlot, identity: &WorkerIdentity, plan: PlanStatus) -> WorkerStatus {
+fn accuracy(published: &Accuracy) -> AccuracyStatus {
+    AccuracyStatus {
+        batches: published.batches,
+        beyond_bound: published.beyond,
+        mape: published.error_ppm as f64 / 1e6,
+        pinball_99_us: published.pinball_ns as f64 / 1e3,
+        coverage: published.covered_ppm as f64 / 1e6,
+        changes: published.changes,
+    }
+}
+
+fn worker(
+    slot: &WorkerSlot,
+    identity: &WorkerIdentity,
+    plan: PlanStatus,
+    accuracy: AccuracyStatus,
+) -> WorkerStatus {
     let alive = is_alive(identity.process);
     let state = slot.state();
     let count = |counter| slot.counter(counter);
@@ -192,6 +228,7 @@ fn worker(slot: &WorkerSlot, identity: &WorkerIdentity, plan: PlanStatus) -> Wor
         silent_ms: now_ns().saturating_sub(slot.heartbeat_ns.load(Ordering::Relaxed)) / 1_000_000,
         latency_us: latency(slot),
         plan,
+        accuracy,
     }
 }
 
@@ -206,6 +243,25 @@ fn latency(slot: &WorkerSlot) -> Latency {
         total_p50: quantile(Stage::Total, 0.5),
         total_p99: quantile(Stage::Total, 0.99),
     }
+}
+
+/// What the scheduler expects of a worker's batches, once it does.
+fn predictions(worker: &WorkerStatus) -> Option<String> {
+    let (plan, accuracy) = (&worker.plan, &worker.accuracy);
+    (plan.ns_per_token > 0).then(|| {
+        format!(
+            "  predicted: {:.3} ms a batch, {:.2} us a token, {:.3} ns a squared token, {:.2} times that at \
+             most; off by {:.1} %, {:.1} % of {} batches within the bound, {} changes",
+            plan.ns_per_batch as f64 / 1e6,
+            plan.ns_per_token as f64 / 1e3,
+            plan.ps_per_square as f64 / 1e3,
+            plan.worst_1024 as f64 / 1024.0,
+            accuracy.mape * 100.0,
+            accuracy.coverage * 100.0,
+            accuracy.batches,
+            accuracy.changes,
+        )
+    })
 }
 
 fn in_words(status: &Status) -> String {
@@ -258,6 +314,7 @@ fn in_words(status: &Status) -> String {
             worker.load_texts,
             worker.load_tokens,
         ));
+        lines.extend(predictions(worker));
     }
     lines.join("\n")
 }

@@ -79,6 +79,7 @@ impl WorkerPlace {
             dimensions: 0,
             max_tokens: 0,
             precision: 0,
+            memory_max_bytes: 0,
         };
         let slot = &board.workers[index.get()];
         slot.set_state(WorkerState::Starting);

@@ -83,6 +83,7 @@ mod tests {
     const COST: Cost = Cost {
         ns_per_batch: 0,
         ns_per_token: 10,
+        ..Cost::DEFAULT
     };
     const AGES: u64 = u64::MAX;
 

@@ -1,5 +1,4 @@
-//! Decisions as pure functions: where a request goes, whether it is taken, what runs together, and
-//! what the scheduler advises.
+//! Decisions as pure functions: where a request goes, whether it is taken, and what runs together.
 //!
 //! The decision that shaped this crate: time, load and plan come in as arguments, so that client,
 //! worker, scheduler and a simulator run the same code and every decision can be tested as a table.
@@ -20,12 +19,10 @@
 
 mod admit;
 mod cost;
-mod plan;
 mod route;
 mod schedule;
 
 pub use admit::{Admission, Bounds, Refusal, admit};
 pub use cost::Cost;
-pub use plan::{Planner, PlanningInput};
 pub use route::{Candidate, route};
 pub use schedule::{Limits, Picked, Schedule, Waiting, due_ns};

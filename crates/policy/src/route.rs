@@ -38,6 +38,7 @@ mod tests {
             cost: Cost {
                 ns_per_batch: 0,
                 ns_per_token,
+                ..Cost::DEFAULT
             },
             load: Load {
                 tokens,

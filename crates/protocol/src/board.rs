@@ -13,16 +13,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::histogram::Histogram;
 use crate::ids::{ModelId, Name, ProcessId};
 use crate::limits::{CLIENTS_MAX, WORKERS_MAX};
-use crate::plan::{Load, Plan, Report};
+use crate::plan::{Accuracies, Load, Plan, Report};
 use crate::seqlock::SeqLock;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// First word of a board that is ready.
 pub const BOARD_MAGIC: u64 = u64::from_le_bytes(*b"EMBRBRD1");
 /// Layout version of board and bells; another one is refused.
-pub const BOARD_VERSION: u64 = 1;
-/// Reports kept per worker; older ones are overwritten.
-pub const REPORTS_PER_WORKER: usize = 64;
+pub const BOARD_VERSION: u64 = 2;
+/// Reports kept per worker; older ones are overwritten. A thousand batches a second between two looks of
+/// a scheduler that comes ten times a second, and as many again.
+pub const REPORTS_PER_WORKER: usize = 256;
 
 /// What the processes of an instance must agree on before they talk. Written once by whoever creates
 /// the board, before `magic`.
@@ -53,6 +54,8 @@ pub struct SchedulerSlot {
     pub heartbeat_ns: AtomicU64,
     /// Its advice.
     pub plan: SeqLock<Plan, { size_of::<Plan>() / 8 }>,
+    /// How good its predictions were.
+    pub accuracies: SeqLock<Accuracies, { size_of::<Accuracies>() / 8 }>,
     /// Dead processes it cleaned up after.
     pub cleanups: AtomicU64,
 }
@@ -110,7 +113,9 @@ impl WorkerState {
 }
 
 /// Who a worker is and what it serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct WorkerIdentity {
     /// Its process.
@@ -132,6 +137,8 @@ pub struct WorkerIdentity {
     pub max_tokens: u64,
     /// [`crate::Precision`] as a number.
     pub precision: u64,
+    /// Resident bytes at which it takes nothing new; 0 for no bound.
+    pub memory_max_bytes: u64,
 }
 
 /// Stages of a request that are timed.
@@ -358,12 +365,12 @@ mod tests {
         let (reports, seen) = slot.reports_since(1);
         assert_eq!(reports.iter().map(|r| r.batch).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(seen, 3);
-        for batch in 4..=203 {
+        for batch in 4..=403 {
             slot.report(&report(batch));
         }
         let (reports, seen) = slot.reports_since(seen);
         assert_eq!(reports.len(), REPORTS_PER_WORKER);
-        assert_eq!((reports[63].batch, seen), (203, 203));
+        assert_eq!((reports[255].batch, seen), (403, 403));
     }
 
     #[test]

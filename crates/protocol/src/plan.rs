@@ -19,6 +19,12 @@ pub struct WorkerPlan {
     pub batch_tokens_max: u64,
     /// Tokens that may wait in the worker's queue.
     pub queue_tokens_max: u64,
+    /// Predicted time per squared token of a text, in picoseconds: what attention costs.
+    pub ps_per_square: u64,
+    /// Squared tokens per token of late: what a token counts as while its text's length is not known.
+    pub squares_per_token: u64,
+    /// What a batch takes at most in 99 of 100 cases, in 1/1024 of what is predicted.
+    pub worst_1024: u64,
 }
 
 /// The scheduler's advice, published whole.
@@ -62,4 +68,40 @@ pub struct Report {
     pub tokens_squared: u64,
     /// How long the model ran, in nanoseconds.
     pub run_ns: u64,
+    /// Tokens of the longest text in it.
+    pub longest_tokens: u64,
+    /// Tokens that were left waiting when it began.
+    pub waiting_tokens: u64,
+    /// Bytes resident after it, as last looked at; 0 when nobody looked.
+    pub rss_bytes: u64,
+}
+
+/// How good the predictions of one worker's batches were, each made before its batch.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Accuracy {
+    /// Batches that were predicted.
+    pub batches: u64,
+    /// Of these, how many took longer than their bound.
+    pub beyond: u64,
+    /// Mean of the error's size over the time, of the last thousand, in millionths.
+    pub error_ppm: u64,
+    /// Mean pinball loss of the bound at 99 %, of the last thousand, in nanoseconds.
+    pub pinball_ns: u64,
+    /// Share of the last thousand within their bound, in millionths.
+    pub covered_ppm: u64,
+    /// How often the device was found to have changed.
+    pub changes: u64,
+}
+
+/// The same of all workers, published whole.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Accuracies {
+    /// One entry per place on the board.
+    pub workers: [Accuracy; WORKERS_MAX],
 }

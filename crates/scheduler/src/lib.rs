@@ -12,6 +12,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod state;
+
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -20,15 +22,20 @@ use embedring_ipc::{
     BellsMap, BoardMap, Instance, InstanceError, InstanceOptions, MapError, RingLimits,
     clean_up_dead, current_process,
 };
-use embedring_policy::{Planner, PlanningInput};
+use embedring_optimizer::{Planner, PlanningInput};
 use embedring_protocol::limits::WORKERS_MAX;
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{BoardHeader, WorkerState};
 use thiserror::Error;
 
+use crate::state::StateFile;
+
 /// Time between two listings of dead nodes when nobody is known to have died: some processes die
 /// without ever having had a place on the board.
 const CLEAN_EVERY_NS: u64 = 1_000_000_000;
+
+/// Time between two times that what was learned is saved.
+const SAVE_EVERY_NS: u64 = 2_000_000_000;
 
 /// Everything the scheduler is told.
 #[derive(Clone, Debug)]
@@ -79,6 +86,10 @@ struct Scheduler<'a> {
     board: BoardMap,
     bells: BellsMap,
     planner: Planner,
+    state: StateFile,
+    /// Something was learned since it was saved last, and when that was.
+    learned: bool,
+    saved_ns: u64,
     seen: [Seen; WORKERS_MAX],
     cleaned_ns: u64,
     options: &'a SchedulerOptions,
@@ -105,11 +116,17 @@ pub fn run(
     let board = BoardMap::create(&instance, header)?;
     let bells = BellsMap::create(&instance)?;
     board.scheduler.process.write(&current_process());
+    let state = StateFile::of(&instance);
+    let planner = state.load();
     let mut scheduler = Scheduler {
         instance,
         board,
         bells,
-        planner: Planner::default(),
+        planner,
+        state,
+        // There from the beginning: what can not be written is said at once.
+        learned: true,
+        saved_ns: 0,
         seen: [Seen::default(); WORKERS_MAX],
         cleaned_ns: 0,
         options,
@@ -120,6 +137,7 @@ pub fn run(
         std::thread::sleep(options.tick);
         scheduler.tick();
     }
+    scheduler.save(now_ns());
     Ok(())
 }
 
@@ -136,7 +154,19 @@ impl Scheduler<'_> {
             now_ns,
         });
         self.board.scheduler.plan.write(&plan);
+        let accuracies = self.planner.accuracies();
+        self.board.scheduler.accuracies.write(&accuracies);
         self.clean_up(now_ns);
+        if now_ns.saturating_sub(self.saved_ns) >= SAVE_EVERY_NS {
+            self.save(now_ns);
+        }
+    }
+
+    fn save(&mut self, now_ns: u64) {
+        self.saved_ns = now_ns;
+        if std::mem::take(&mut self.learned) && self.instance.still_there() {
+            self.state.save(&self.planner, self.instance.free_bytes());
+        }
     }
 
     /// Takes in the reports of each worker's current start.
@@ -148,14 +178,17 @@ impl Scheduler<'_> {
             .zip(self.seen.iter_mut())
             .enumerate()
         {
+            // One that is not described yet has not run anything.
             let identity = slot.identity.read();
-            let Some(identity) = identity.filter(|_| slot.state() != WorkerState::Free) else {
+            let Some(identity) =
+                identity.filter(|it| slot.state() != WorkerState::Free && it.dimensions > 0)
+            else {
                 continue;
             };
             let (reports, written) = slot.reports_since(seen.reports);
             if seen.incarnation != identity.incarnation {
-                // Another process: what its predecessor measured may no longer hold.
-                self.planner.forget(index);
+                // Reports before this may be its predecessor's.
+                self.planner.begin(index, &identity);
                 *seen = Seen {
                     incarnation: identity.incarnation,
                     reports: written,
@@ -163,6 +196,7 @@ impl Scheduler<'_> {
                 continue;
             }
             seen.reports = written;
+            self.learned |= !reports.is_empty();
             for report in &reports {
                 self.planner.observe(index, report);
             }
@@ -217,6 +251,7 @@ mod tests {
             let board = Arc::new(BoardMap::create(&instance, header).unwrap());
             let bells = Arc::new(BellsMap::create(&instance).unwrap());
             let mut place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
+            place.describe(|identity| identity.dimensions = 4);
             let epoch = || board.scheduler.plan.read().unwrap().epoch;
             // The watchdog of the test runner ends a wait that never comes true.
             let wait_ticks = |ticks| {
@@ -241,6 +276,8 @@ mod tests {
             let entry = plan.workers[place.index().get()];
             assert!((480..=520).contains(&entry.ns_per_token), "{entry:?}");
             assert!(entry.batch_tokens_max > 1_000);
+            let accuracies = board.scheduler.accuracies.read().unwrap();
+            assert_eq!(accuracies.workers[place.index().get()].batches, 7);
             place.describe(|identity| identity.process.start_ticks += 1);
             while place.slot().state() != WorkerState::Free {
                 std::thread::yield_now();
@@ -250,5 +287,68 @@ mod tests {
             stop.store(true, Relaxed);
             scheduler.join().unwrap();
         });
+    }
+
+    /// Runs a scheduler until `until` says so.
+    fn run_until(options: &SchedulerOptions, until: impl Fn(&BoardMap) -> bool) {
+        let stop = AtomicBool::new(false);
+        let (ready, wait) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| run(options, &stop, &mut || ready.send(()).unwrap()).unwrap());
+            wait.recv().unwrap();
+            let board = BoardMap::open(&Instance::open(&options.instance).unwrap()).unwrap();
+            while !until(&board) {
+                std::thread::yield_now();
+            }
+            stop.store(true, Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_scheduler_goes_on_with_what_the_one_before_learned() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut options = SchedulerOptions::new("t");
+        options.instance.dir = dir.path().into();
+        options.tick = Duration::from_millis(1);
+        run_until(&options, |board| board.scheduler.plan.read().is_some());
+        let instance = Instance::open(&options.instance).unwrap();
+        let header = *BoardMap::open(&instance).unwrap().header();
+        let board = Arc::new(BoardMap::create(&instance, header).unwrap());
+        let bells = Arc::new(BellsMap::create(&instance).unwrap());
+        let mut place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
+        place.describe(|identity| identity.dimensions = 4);
+        let index = place.index().get();
+        let batches =
+            |board: &BoardMap| board.scheduler.accuracies.read().unwrap().workers[index].batches;
+        let sent = std::cell::Cell::new(0);
+        run_until(&options, |board| {
+            // One by one, until enough of them were seen by the scheduler.
+            sent.set(sent.get() + 1);
+            let tokens = 10 + sent.get() % 7 * 10;
+            let run_ns = 1_000 + tokens * 500;
+            place.slot().report(&Report {
+                tokens,
+                run_ns,
+                ..Report::default()
+            });
+            batches(board) >= 20
+        });
+        let known = board.scheduler.plan.read().unwrap();
+        let learned = batches(&board);
+        // Only what is in the file can be published by the next one: nothing is reported to it.
+        board
+            .scheduler
+            .plan
+            .write(&embedring_protocol::Plan::default());
+        board
+            .scheduler
+            .accuracies
+            .write(&embedring_protocol::Accuracies::default());
+        run_until(&options, |board| {
+            board.scheduler.plan.read().unwrap().epoch > known.epoch
+        });
+        let plan = board.scheduler.plan.read().unwrap();
+        assert_eq!(plan.workers, known.workers);
+        assert_eq!(batches(&board), learned);
     }
 }

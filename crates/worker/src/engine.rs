@@ -108,7 +108,7 @@ pub fn run(
     let served = Arc::new(served);
     place.slot().count(Counter::Loads, 1);
     let memory = bounded_memory(options, &place)?;
-    let identity = describe(&mut place, &served);
+    let identity = describe(&mut place, &served, options.memory_max_bytes);
     let ring =
         WorkerRing::create(&instance, place.incarnation(), options.limits).map_err(|source| {
             WorkerError::Ring {
@@ -194,7 +194,7 @@ fn board_header(options: &WorkerOptions) -> BoardHeader {
     }
 }
 
-fn describe(place: &mut WorkerPlace, served: &Served) -> WorkerIdentity {
+fn describe(place: &mut WorkerPlace, served: &Served, memory_max_bytes: u64) -> WorkerIdentity {
     let mut described = None;
     place.describe(|identity| {
         identity.device = Name::lossy("cpu");
@@ -203,6 +203,7 @@ fn describe(place: &mut WorkerPlace, served: &Served) -> WorkerIdentity {
         identity.dimensions = served.dimensions() as u64;
         identity.max_tokens = served.max_tokens as u64;
         identity.precision = served.precision as u64;
+        identity.memory_max_bytes = memory_max_bytes;
         described = Some(*identity);
     });
     described.unwrap_or_else(|| unreachable!("describe calls its argument"))
@@ -338,6 +339,8 @@ impl Engine<'_> {
         slot.count(Counter::Batches, 1);
         slot.count(Counter::Tokens, tokens);
         slot.histogram(Stage::Run).record(run_ns);
+        // Whether the bound is reached is asked before the next batch.
+        self.memory.look(slot, finished_ns);
         slot.report(&Report {
             batch: self.batches,
             finished_ns,
@@ -345,6 +348,9 @@ impl Engine<'_> {
             tokens,
             tokens_squared: self.batch.tokens_squared,
             run_ns,
+            longest_tokens: self.batch.longest,
+            waiting_tokens: self.batch.left_waiting,
+            rss_bytes: self.memory.rss_bytes(),
         });
         self.publish_rows(ran, run_ns);
         Ok(())

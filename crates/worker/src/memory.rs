@@ -45,8 +45,8 @@ impl MemoryGuard {
         }
     }
 
-    /// Looks, if the last look is long enough ago, and publishes. True at or above the bound.
-    pub(crate) fn is_over(&mut self, slot: &WorkerSlot, now_ns: u64) -> bool {
+    /// Looks, if the last look is long enough ago, and publishes.
+    pub(crate) fn look(&mut self, slot: &WorkerSlot, now_ns: u64) {
         if now_ns.saturating_sub(self.looked_ns) >= LOOK_EVERY_NS {
             self.looked_ns = now_ns;
             self.rss_bytes = resident_bytes();
@@ -54,6 +54,11 @@ impl MemoryGuard {
             slot.rss_peak_bytes
                 .fetch_max(self.rss_bytes, Ordering::Relaxed);
         }
+    }
+
+    /// Looks. True at or above the bound.
+    pub(crate) fn is_over(&mut self, slot: &WorkerSlot, now_ns: u64) -> bool {
+        self.look(slot, now_ns);
         self.max_bytes > 0 && self.rss_bytes >= self.max_bytes
     }
 

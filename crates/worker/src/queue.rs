@@ -18,6 +18,9 @@ pub(crate) struct Batch {
     pub(crate) offsets: Vec<usize>,
     pub(crate) items: Vec<Item>,
     pub(crate) tokens_squared: u64,
+    pub(crate) longest: u64,
+    /// Tokens that were left waiting.
+    pub(crate) left_waiting: u64,
 }
 
 impl Batch {
@@ -27,13 +30,17 @@ impl Batch {
         self.offsets.push(0);
         self.items.clear();
         self.tokens_squared = 0;
+        self.longest = 0;
+        self.left_waiting = 0;
     }
 
     fn push(&mut self, ids: &[u32], item: Item) {
         self.ids.extend_from_slice(ids);
         self.offsets.push(self.ids.len());
         self.items.push(item);
-        self.tokens_squared += (ids.len() as u64).pow(2);
+        let tokens = ids.len() as u64;
+        self.tokens_squared += tokens.pow(2);
+        self.longest = self.longest.max(tokens);
     }
 }
 
@@ -46,14 +53,12 @@ pub(crate) struct BatchLimits {
     pub(crate) texts_max: usize,
 }
 
-/// What a batch may take in the worst case, in 1/1024 of what is predicted: a sixth more.
-const WORST_1024: u64 = 1178;
-
 impl BatchLimits {
-    /// What so many tokens add to a batch; without an opinion a token is a nanosecond, and only order
-    /// and bounds count.
-    fn work_ns(&self, tokens: u64) -> u64 {
-        self.cost.map_or(tokens, |cost| cost.work_ns(tokens))
+    /// What texts of so many tokens and squared tokens add to a batch; without an opinion a token is a
+    /// nanosecond, and only order and bounds count.
+    fn work_ns(&self, tokens: u64, squares: u64) -> u64 {
+        self.cost
+            .map_or(tokens, |cost| cost.work_ns(tokens, squares))
     }
 
     fn for_schedule(&self) -> Limits {
@@ -61,8 +66,8 @@ impl BatchLimits {
             fixed_ns: self.cost.map_or(0, |cost| cost.ns_per_batch),
             batch_ns_max: self
                 .cost
-                .map_or(self.tokens_max, |cost| cost.batch_ns(self.tokens_max)),
-            worst_1024: WORST_1024,
+                .map_or(self.tokens_max, |cost| cost.shortest_ns(self.tokens_max)),
+            worst_1024: self.cost.unwrap_or(Cost::DEFAULT).worst_1024,
         }
     }
 }
@@ -168,7 +173,7 @@ impl Queue {
                 continue;
             };
             while let Some((row, tokens)) = request.next_waiting() {
-                let with = time_ns.saturating_add(limits.work_ns(tokens));
+                let with = time_ns.saturating_add(limits.work_ns(tokens, tokens * tokens));
                 let is_full = batch.items.len() >= limits.texts_max
                     || (batch.ids.len() as u64).saturating_add(tokens) > limits.tokens_max
                     || with > picked.limit_ns;
@@ -196,6 +201,7 @@ impl Queue {
                 .as_ref()
                 .is_some_and(|request| request.waiting_texts > 0)
         });
+        batch.left_waiting = self.waiting_tokens();
     }
 
     /// Shows what waits to the schedule.
@@ -205,7 +211,7 @@ impl Queue {
             let seen = self.requests[place].as_ref().map(|request| Waiting {
                 due_ns: due_ns(request.class, request.arrived_ns, request.deadline_ns),
                 deadline_ns: request.deadline_ns,
-                work_ns: limits.work_ns(request.waiting_tokens),
+                work_ns: limits.work_ns(request.waiting_tokens, request.waiting_squares),
                 divisible: request.waiting_texts > 1,
             });
             self.seen.extend(seen);

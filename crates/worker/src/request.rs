@@ -27,9 +27,10 @@ pub(crate) struct Request {
     pub(crate) open_rows: usize,
     /// The first row that has not been in a batch yet.
     next_row: usize,
-    /// Texts and tokens from there on.
+    /// Texts, tokens and squared tokens from there on.
     pub(crate) waiting_texts: u64,
     pub(crate) waiting_tokens: u64,
+    pub(crate) waiting_squares: u64,
     pub(crate) timing: Timing,
 }
 
@@ -64,6 +65,7 @@ impl Request {
             next_row: 0,
             waiting_texts: 0,
             waiting_tokens: 0,
+            waiting_squares: 0,
             timing: Timing::default(),
         }
     }
@@ -79,9 +81,16 @@ impl Request {
             .metas
             .iter()
             .filter(|meta| meta.flags().fault_of().is_none());
-        (self.waiting_texts, self.waiting_tokens) = good.fold((0, 0), |(texts, tokens), meta| {
-            (texts + 1, tokens + u64::from(meta.tokens))
-        });
+        (
+            self.waiting_texts,
+            self.waiting_tokens,
+            self.waiting_squares,
+        ) = (0, 0, 0);
+        for tokens in good.map(|meta| u64::from(meta.tokens)) {
+            self.waiting_texts += 1;
+            self.waiting_tokens += tokens;
+            self.waiting_squares += tokens * tokens;
+        }
     }
 
     /// The next row to run and its tokens, if any wait.
@@ -100,6 +109,7 @@ impl Request {
         self.next_row += 1;
         self.waiting_texts -= 1;
         self.waiting_tokens -= tokens;
+        self.waiting_squares -= tokens * tokens;
     }
 
     pub(crate) fn row_ids(&self, row: usize) -> &[u32] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use embedring_client::{Client, EmbedError, Options};
 use embedring_ipc::clock::now_ns;
+use embedring_optimizer::Planner;
 use embedring_tests::{
     Instance, LoadClient, Setup, Signal, TINY, WATCHDOG, bits, eventually, is_running, kill,
     kill_all_of, null_row, processes_of, signal,
@@ -170,6 +171,37 @@ fn the_scheduler_dies_and_nobody_notices() {
             .unwrap()
     };
     eventually("the new one plans", WATCHDOG, || plan() < 1000);
+}
+
+#[test]
+fn a_new_scheduler_knows_what_the_dead_one_learned() {
+    let instance = Setup::null().quick_restarts().up();
+    let client = instance.client();
+    let batches = || {
+        instance.status()["workers"][0]["accuracy"]["batches"]
+            .as_u64()
+            .unwrap()
+    };
+    eventually("batches are predicted", WATCHDOG, || {
+        client.embed(&["x"]).unwrap();
+        batches() > 0
+    });
+    let learned = batches();
+    let file = instance.path().join("models");
+    eventually("it is saved", WATCHDOG, || {
+        let saved = Planner::restore(&std::fs::read(&file).unwrap()).unwrap();
+        saved.accuracies().workers[0].batches >= learned
+    });
+    let pid = instance.scheduler_pid();
+    assert!(kill(pid));
+    eventually("another one", WATCHDOG, || instance.scheduler_pid() != pid);
+    let epoch = || instance.status()["scheduler"]["plan_epoch"].as_u64();
+    for _ in 0..2 {
+        let seen = epoch();
+        eventually("it plans", WATCHDOG, || epoch() != seen);
+    }
+    // Nothing ran since: whoever knows of these batches has it from the file.
+    assert!(batches() >= learned);
 }
 
 #[test]

@@ -1,0 +1,202 @@
+//! What is known of one worker: analytic model, bound, test for change, memory and accuracy.
+
+use embedring_policy::Cost;
+use embedring_protocol::{Accuracy, Report, WorkerIdentity};
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+use crate::accuracy::Errors;
+use crate::bound::Bound;
+use crate::drift::Drift;
+use crate::fit::{Coefficients, Fit};
+use crate::memory::Memory;
+use crate::number::{Batch, float, whole};
+use crate::saved::{Reader, Writer};
+
+/// How many times its predicted time a batch counts for at most.
+const OUTLIER: f64 = 4.0;
+/// Batches before a worker's measured cost replaces the default.
+const REPORTS_MIN: u64 = 3;
+/// A batch longer than an hour or of more tokens than any device holds was not one.
+const RUN_NS_MAX: u64 = 3_600_000_000_000;
+const TOKENS_MAX: u64 = 1 << 32;
+/// A bound of more times the prediction than this says nothing.
+const FACTOR_MAX: f64 = 64.0;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Model {
+    /// Whose model it is; unknown until the worker is named.
+    identity: Option<WorkerIdentity>,
+    reports: u64,
+    changes: u64,
+    fit: Fit,
+    bound: Bound,
+    drift: Drift,
+    memory: Memory,
+    errors: Errors,
+    coefficients: Option<Coefficients>,
+}
+
+impl Model {
+    /// Of a worker that begins. What an earlier start of the same worker with the same model taught is
+    /// kept, to be forgotten soon: threads or neighbours may be others.
+    pub(crate) fn begin(&mut self, identity: &WorkerIdentity) {
+        match &self.identity {
+            Some(known) if known.incarnation == identity.incarnation => {}
+            Some(known) if is_alike(known, identity) => {
+                self.fit.soften();
+                self.drift.begin_anew();
+            }
+            Some(_) | None => *self = Self::default(),
+        }
+        self.identity = Some(*identity);
+    }
+
+    /// Takes in how a batch went.
+    pub(crate) fn observe(&mut self, report: &Report) {
+        let impossible = report.tokens == 0
+            || report.tokens > TOKENS_MAX
+            || report.tokens_squared > report.tokens.saturating_mul(report.tokens)
+            || !(1..=RUN_NS_MAX).contains(&report.run_ns);
+        if impossible {
+            return;
+        }
+        self.memory.add(report.tokens, report.rss_bytes);
+        self.reports += 1;
+        let mut batch = Batch {
+            tokens: float(report.tokens),
+            squares: float(report.tokens_squared),
+            run_ns: float(report.run_ns),
+        };
+        if let Some(known) = self.known() {
+            let predicted_ns = known.predict(&batch);
+            let bound_ns = predicted_ns * self.bound.log_factor().exp();
+            let score = (batch.run_ns / predicted_ns).ln();
+            self.errors.add(predicted_ns, bound_ns, batch.run_ns);
+            self.bound.add(score);
+            if let Some(since) = self.drift.add(score, batch) {
+                self.change(&since);
+                return;
+            }
+            // One batch during which the process was stopped says nothing about the next.
+            batch.run_ns = batch.run_ns.min(predicted_ns * OUTLIER);
+            self.fit.add(&batch, predicted_ns);
+        } else {
+            self.fit.add(&batch, batch.run_ns);
+        }
+        self.solve();
+    }
+
+    /// The device has changed, and `since` are the batches since then: all that was known before them is
+    /// taken to have become slower or faster by the same factor, and to be worth little.
+    fn change(&mut self, since: &[Batch]) {
+        self.changes += 1;
+        self.bound.withdraw(since.len());
+        self.fit.soften();
+        self.solve();
+        let Some(before) = self.coefficients else {
+            return;
+        };
+        let mut factors: Vec<f64> = since
+            .iter()
+            .map(|batch| batch.run_ns / before.predict(batch))
+            .collect();
+        factors.sort_unstable_by(f64::total_cmp);
+        let factor = factors.get(factors.len() / 2).map_or(1.0, |median| *median);
+        self.fit.stretch(factor);
+        for batch in since {
+            let predicted_ns = before.predict(batch) * factor;
+            let run_ns = batch.run_ns.min(predicted_ns * OUTLIER);
+            self.fit.add(&Batch { run_ns, ..*batch }, predicted_ns);
+        }
+        self.solve();
+    }
+
+    fn solve(&mut self) {
+        self.coefficients = self.fit.solve(self.drift.variance());
+    }
+
+    /// The coefficients, once there are enough reports to believe them.
+    fn known(&self) -> Option<Coefficients> {
+        self.coefficients.filter(|_| self.reports > REPORTS_MIN)
+    }
+
+    /// What batches cost, in the plan's units; nothing before a few were seen.
+    pub(crate) fn cost(&self) -> Option<Cost> {
+        let known = self.coefficients.filter(|_| self.reports >= REPORTS_MIN)?;
+        let factor = self.bound.log_factor().exp().min(FACTOR_MAX);
+        Some(Cost {
+            ns_per_batch: whole(known.batch_ns),
+            ns_per_token: whole(known.token_ns).max(1),
+            ps_per_square: whole(known.square_ns * 1e3),
+            squares_per_token: whole(self.fit.squares_per_token()),
+            worst_1024: whole((factor * 1024.0).ceil()),
+        })
+    }
+
+    /// The most tokens a batch may have to stay within the worker's memory; nothing when it has no bound
+    /// or nothing is known.
+    pub(crate) fn tokens_in_memory(&self) -> Option<u64> {
+        let max_bytes = self.identity?.memory_max_bytes;
+        // A twentieth is left to what else grows.
+        let usable = max_bytes - max_bytes / 20;
+        (max_bytes > 0)
+            .then(|| self.memory.tokens_within(usable))
+            .flatten()
+    }
+
+    /// How good predictions were.
+    pub(crate) fn accuracy(&self) -> Accuracy {
+        self.errors.published(self.changes)
+    }
+
+    pub(crate) fn write(&self, to: &mut Writer) {
+        to.number(u64::from(self.identity.is_some()));
+        if let Some(identity) = &self.identity {
+            to.bytes(identity.as_bytes());
+        }
+        to.number(self.reports);
+        to.number(self.changes);
+        self.fit.write(to);
+        self.bound.write(to);
+        self.drift.write(to);
+        self.memory.write(to);
+        self.errors.write(to);
+    }
+
+    pub(crate) fn read(from: &mut Reader<'_>) -> Option<Self> {
+        let identity = match from.number()? {
+            0 => None,
+            _ => Some(
+                WorkerIdentity::read_from_bytes(from.bytes(size_of::<WorkerIdentity>())?).ok()?,
+            ),
+        };
+        let mut model = Self {
+            identity,
+            reports: from.number()?,
+            changes: from.number()?,
+            fit: Fit::read(from)?,
+            bound: Bound::read(from)?,
+            drift: Drift::read(from)?,
+            memory: Memory::read(from)?,
+            errors: Errors::read(from)?,
+            coefficients: None,
+        };
+        model.solve();
+        Some(model)
+    }
+}
+
+/// Whether two starts are of one worker that does the same work.
+fn is_alike(one: &WorkerIdentity, other: &WorkerIdentity) -> bool {
+    let what = |identity: &WorkerIdentity| {
+        (
+            identity.name,
+            identity.device,
+            identity.model_id,
+            identity.precision,
+            identity.max_tokens,
+        )
+    };
+    what(one) == what(other)
+}

@@ -1,0 +1,126 @@
+//! From reports to the plan.
+//!
+//! The plan carries each worker's coefficients and bound for routing, admission and batching, and bounds
+//! a batch so that it takes about the configured time: that is how long a newcomer can be kept waiting
+//! by a batch that has begun.
+
+use embedring_protocol::limits::WORKERS_MAX;
+use embedring_protocol::{Accuracies, Plan, Report, WorkerIdentity, WorkerPlan};
+
+use crate::model::Model;
+use crate::saved::{Reader, RestoreError, Writer};
+
+/// Texts of the fullest batch a plan allows the queue to hold, in batches.
+const QUEUE_BATCHES: u64 = 64;
+
+/// What a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanningInput {
+    /// How long a batch should take at most, in nanoseconds.
+    pub batch_time_target_ns: u64,
+    /// When the plan is made, nanoseconds.
+    pub now_ns: u64,
+}
+
+/// Turns reports into plans. Holds what is known of each worker and no clock.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Planner {
+    models: [Option<Box<Model>>; WORKERS_MAX],
+    epoch: u64,
+}
+
+impl Planner {
+    /// A worker has begun at place `worker`, or is seen there for the first time. What is known of an
+    /// earlier start of it holds on, weakly; what is known of another worker is forgotten.
+    pub fn begin(&mut self, worker: usize, identity: &WorkerIdentity) {
+        if let Some(model) = self.models.get_mut(worker) {
+            model.get_or_insert_default().begin(identity);
+        }
+    }
+
+    /// Takes in how a batch of worker `worker` went. A report that can not be true is passed over.
+    pub fn observe(&mut self, worker: usize, report: &Report) {
+        if let Some(model) = self.models.get_mut(worker) {
+            model.get_or_insert_default().observe(report);
+        }
+    }
+
+    /// The next plan.
+    pub fn plan(&mut self, input: PlanningInput) -> Plan {
+        self.epoch = self.epoch.saturating_add(1);
+        let entry = |model: &Option<Box<Model>>| {
+            let model = model.as_ref()?;
+            let cost = model.cost()?;
+            let in_time = cost.tokens_within(input.batch_time_target_ns);
+            let in_memory = model.tokens_in_memory().unwrap_or(u64::MAX);
+            let batch_tokens_max = in_time.min(in_memory).max(1);
+            Some(WorkerPlan {
+                ns_per_token: cost.ns_per_token,
+                ns_per_batch: cost.ns_per_batch,
+                ps_per_square: cost.ps_per_square,
+                squares_per_token: cost.squares_per_token,
+                worst_1024: cost.worst_1024,
+                batch_tokens_max,
+                queue_tokens_max: batch_tokens_max.saturating_mul(QUEUE_BATCHES),
+            })
+        };
+        Plan {
+            epoch: self.epoch,
+            published_ns: input.now_ns,
+            workers: std::array::from_fn(|at| entry(&self.models[at]).unwrap_or_default()),
+        }
+    }
+
+    /// How good the predictions of each worker's batches were.
+    #[must_use]
+    pub fn accuracies(&self) -> Accuracies {
+        Accuracies {
+            workers: std::array::from_fn(|at| {
+                let model = self.models[at].as_ref();
+                model.map(|model| model.accuracy()).unwrap_or_default()
+            }),
+        }
+    }
+
+    /// All that is known, as bytes for [`Planner::restore`].
+    #[must_use]
+    pub fn save(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.number(self.epoch);
+        for model in &self.models {
+            writer.number(u64::from(model.is_some()));
+            if let Some(model) = model {
+                model.write(&mut writer);
+            }
+        }
+        writer.finish()
+    }
+
+    /// A planner that knows what another one saved. The bytes may be anything.
+    ///
+    /// # Errors
+    /// When the bytes are not whole, of another version, or hold a number that can not be.
+    pub fn restore(saved: &[u8]) -> Result<Self, RestoreError> {
+        let mut reader = Reader::new(saved)?;
+        Self::read(&mut reader)
+            .filter(|_| reader.is_at_end())
+            .ok_or(RestoreError::Impossible)
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<Self> {
+        let mut planner = Self {
+            epoch: from.number()?,
+            ..Self::default()
+        };
+        for model in &mut planner.models {
+            *model = match from.number()? {
+                0 => None,
+                _ => Some(Box::new(Model::read(from)?)),
+            };
+        }
+        Some(planner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
