@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::run::{metadata, root};
 
 /// What a package of ours may use of ours, whatever the kind of dependency.
-pub(crate) const MAY_USE: [(&str, Uses); 17] = [
+pub(crate) const MAY_USE: [(&str, Uses); 19] = [
     ("embedring-protocol", Uses::Only(&[])),
     ("embedring-policy", Uses::Only(&["embedring-protocol"])),
     ("embedring-ipc", Uses::Only(&["embedring-protocol"])),
@@ -49,12 +49,26 @@ pub(crate) const MAY_USE: [(&str, Uses); 17] = [
         "embedring-client",
         Uses::Only(&["embedring-ipc", "embedring-policy", "embedring-protocol"]),
     ),
+    ("embedring-traffic", Uses::Only(&[])),
+    (
+        "embedring-load",
+        Uses::Only(&[
+            "embedring-client",
+            "embedring-ipc",
+            "embedring-quant",
+            "embedring-traffic",
+        ]),
+    ),
     ("embedring", Uses::Anything),
     ("embedring-tests", Uses::Anything),
     ("embedring-benches", Uses::Anything),
     (
         "embedring-sim",
-        Uses::Only(&["embedring-policy", "embedring-protocol"]),
+        Uses::Only(&[
+            "embedring-policy",
+            "embedring-protocol",
+            "embedring-traffic",
+        ]),
     ),
     ("xtask", Uses::Only(&[])),
 ];

@@ -19,12 +19,15 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+mod baselines;
+mod batcher;
 mod cost;
 mod plan;
 mod route;
 mod schedule;
 
 pub use admit::{Admission, Bounds, Refusal, admit};
+pub use batcher::{BatchPolicy, Batcher, Next};
 pub use cost::Cost;
 pub use plan::{Planner, PlanningInput};
 pub use route::{Candidate, route};
