@@ -89,8 +89,8 @@ enum Command {
     /// may hold, lengths of files and READMEs, paths of one machine, host names of registries,
     /// unfinished code and switched-off tests.
     Tidy,
-    /// Run a bench: `peers` (speed and vectors beside other engines), `ring` (round trips) or `sim`
-    /// (schedules under load, simulated).
+    /// Run a bench: `load` (real workers under load), `peers` (speed and vectors beside other engines), `ring`
+    /// (round trips) or `sim` (schedules under load, simulated).
     Bench {
         /// Which bench.
         #[arg(value_enum)]
