@@ -207,7 +207,11 @@ fn check(args: &Args) -> Result<()> {
     positive("seconds", args.seconds)?;
     positive("deadline-ms", args.deadline_ms)?;
     positive("precision", args.precision)?;
-    for (name, value) in [("warm-up", args.warm_up), ("give-up-ms", args.give_up_ms)] {
+    for (name, value) in [
+        ("warm-up", args.warm_up),
+        ("give-up-ms", args.give_up_ms),
+        ("lag-max-ms", args.lag_max_ms.unwrap_or(0.0)),
+    ] {
         ensure!(
             (0.0..1e9).contains(&value),
             "--{name} is {value}; it must be 0 or more"
