@@ -21,9 +21,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// Send requests to a running instance when they are due, and say how many are answered in time
+    // What each is for is said at its arguments: words here would hide the long ones there.
     Load(load::Args),
-    /// Measure what batches of a worker cost, by number and length of texts
     CostTable(cost_table::Args),
 }
 
