@@ -11,6 +11,9 @@ use crate::setup::{Profile, setup};
 /// The benches that can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Bench {
+    /// Real workers under load, by each batch policy: ours beside what others do (two hours on a quiet machine;
+    /// minutes with `--quick`, which proves only that it works).
+    Load,
     /// Speed, accuracy and memory beside ONNX Runtime, OpenVINO, PyTorch and sentence-transformers,
     /// in a private Python environment under `.venv/peers` (about 7 GB: the registry's PyTorch
     /// needs its GPU libraries even where there is no GPU).
@@ -29,6 +32,7 @@ pub(crate) enum Bench {
 /// Runs one bench; `args` are its own.
 pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
     match bench {
+        Bench::Load => load(args),
         Bench::Peers => peers(args),
         Bench::Ring => binary("embedring-benches", "ring", args),
         Bench::Scheduler => binary("embedring-benches", "scheduler", args),
@@ -40,6 +44,25 @@ pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
 fn binary(package: &str, name: &str, args: &[String]) -> Result<()> {
     run(cargo()
         .args(["run", "--release", "-p", package, "--bin", name, "--"])
+        .args(args))
+}
+
+fn load(args: &[String]) -> Result<()> {
+    let ready = setup(Profile::Release)?;
+    run(cargo()
+        .args([
+            "run",
+            "--release",
+            "-p",
+            "embedring-benches",
+            "--bin",
+            "load",
+            "--",
+        ])
+        .arg("--bin")
+        .arg(&ready.binary)
+        .arg("--command")
+        .arg(format!("cargo xtask bench load {}", args.join(" ")).trim_end())
         .args(args))
 }
 

@@ -98,9 +98,9 @@ enum Command {
     /// may hold, lengths of files and READMEs, paths of one machine, host names of registries,
     /// unfinished code and switched-off tests.
     Tidy,
-    /// Run a bench: `peers` (speed and vectors beside other engines), `ring` (round trips),
-    /// `scheduler` (its share of a core), `sim` (schedules under load, simulated) or `gpu-folder`
-    /// (packs what measures on a GPU).
+    /// Run a bench: `peers` (speed and vectors beside other engines), `load` (real workers under load),
+    /// `ring` (round trips), `scheduler` (its share of a core), `sim` (schedules under load,
+    /// simulated) or `gpu-folder` (packs what measures on a GPU).
     Bench {
         /// Which bench.
         #[arg(value_enum)]

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::run::{metadata, root};
 
 /// What a package of ours may use of ours, whatever the kind of dependency.
-pub(crate) const MAY_USE: [(&str, Uses); 20] = [
+pub(crate) const MAY_USE: [(&str, Uses); 22] = [
     ("embedring-protocol", Uses::Only(&[])),
     ("embedring-policy", Uses::Only(&["embedring-protocol"])),
     (
@@ -54,6 +54,16 @@ pub(crate) const MAY_USE: [(&str, Uses); 20] = [
         "embedring-client",
         Uses::Only(&["embedring-ipc", "embedring-policy", "embedring-protocol"]),
     ),
+    ("embedring-traffic", Uses::Only(&[])),
+    (
+        "embedring-load",
+        Uses::Only(&[
+            "embedring-client",
+            "embedring-ipc",
+            "embedring-quant",
+            "embedring-traffic",
+        ]),
+    ),
     ("embedring", Uses::Anything),
     ("embedring-tests", Uses::Anything),
     ("embedring-benches", Uses::Anything),
@@ -63,6 +73,7 @@ pub(crate) const MAY_USE: [(&str, Uses); 20] = [
             "embedring-optimizer",
             "embedring-policy",
             "embedring-protocol",
+            "embedring-traffic",
         ]),
     ),
     ("embedring-gpu-bench", Uses::Only(&["embedring-model"])),

@@ -1,7 +1,9 @@
 //! Who is compared, each in all the forms that are tried for it.
 
-use crate::baselines::{Aimd, EarlyDrop, Edf, Fifo, ShortestFirst, SortedRounds, part};
+use embedring_policy::BatchPolicy;
+
 use crate::device::Device;
+use crate::others::{Other, part};
 use crate::ours::Ours;
 use crate::run::Policy;
 
@@ -39,47 +41,68 @@ const TEXTS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// All of them.
 pub(crate) fn contenders() -> Vec<Contender> {
-    vec![
-        one("one at a time", Group::Shipped, |_| {
-            Fifo::new(1, u64::MAX, 0, false)
-        }),
-        several("fixed size and timeout", Group::Shipped, timeouts()),
-        several(
-            "token budget",
-            Group::Shipped,
-            TOKENS.map(|tokens| form(tokens, move |_| Fifo::new(usize::MAX, tokens, 0, false))),
-        ),
-        several(
-            "token budget, expiry",
-            Group::Shipped,
-            TOKENS.map(|tokens| form(tokens, move |_| Fifo::new(usize::MAX, tokens, 0, true))),
-        ),
-        several(
-            "sorted by length, in rounds",
-            Group::Shipped,
-            TOKENS.map(|tokens| form(tokens, move |_| SortedRounds::new(tokens))),
-        ),
-        several(
-            "AIMD",
-            Group::Shipped,
-            [0.1, 0.2, 0.3, 0.5, 0.8]
-                .map(|target| form(target, move |d| Aimd::new(part(d.deadline_ns, target)))),
-        ),
-        several(
-            "early drop",
-            Group::Shipped,
-            TEXTS.map(|texts| form(texts, move |d| EarlyDrop::new(texts, d.costs))),
-        ),
-        several("shortest first, guarded", Group::Stronger, guarded()),
-        several("EDF with the true costs", Group::Stronger, edf(false)),
-        several("EDF deferred, the same", Group::Stronger, edf(true)),
+    let mut all = shipped();
+    all.extend([
+        others("shortest first, guarded", Group::Stronger, guarded()),
+        others("EDF with the true costs", Group::Stronger, edf(false)),
+        others("EDF deferred, the same", Group::Stronger, edf(true)),
         one("ours", Group::Ours, Ours::learning),
         one(
             "ours with the true costs",
             Group::OursKnowing,
             Ours::knowing,
         ),
+    ]);
+    all
+}
+
+fn shipped() -> Vec<Contender> {
+    let budget = |expires| {
+        TOKENS.map(|tokens_max| {
+            other(tokens_max, move |_| BatchPolicy::TokenBudget {
+                tokens_max,
+                expires,
+            })
+        })
+    };
+    vec![
+        others(
+            "one at a time",
+            Group::Shipped,
+            [other("", |_| BatchPolicy::OneAtATime)],
+        ),
+        others("fixed size and timeout", Group::Shipped, timeouts()),
+        others("token budget", Group::Shipped, budget(false)),
+        others("token budget, expiry", Group::Shipped, budget(true)),
+        others(
+            "sorted by length, in rounds",
+            Group::Shipped,
+            TOKENS.map(|tokens_max| {
+                other(tokens_max, move |_| BatchPolicy::LengthRounds {
+                    tokens_max,
+                })
+            }),
+        ),
+        others(
+            "AIMD",
+            Group::Shipped,
+            [0.1, 0.2, 0.3, 0.5, 0.8].map(|target| {
+                other(target, move |d| BatchPolicy::Aimd {
+                    batch_ns_max: part(d.deadline_ns, target),
+                })
+            }),
+        ),
+        others(
+            "early drop",
+            Group::Shipped,
+            TEXTS.map(|texts_max| other(texts_max, move |_| BatchPolicy::EarlyDrop { texts_max })),
+        ),
     ]
+}
+
+/// A form of what others do.
+fn other(numbers: impl ToString, policy: impl Fn(&Device) -> BatchPolicy + 'static) -> Form {
+    form(numbers, move |device| Other::new(policy(device), device))
 }
 
 fn form<P: Policy + 'static>(
@@ -97,10 +120,10 @@ fn one<P: Policy + 'static>(
     group: Group,
     make: impl Fn(&Device) -> P + 'static,
 ) -> Contender {
-    several(name, group, [form("", make)])
+    others(name, group, [form("", make)])
 }
 
-fn several(name: &'static str, group: Group, forms: impl IntoIterator<Item = Form>) -> Contender {
+fn others(name: &'static str, group: Group, forms: impl IntoIterator<Item = Form>) -> Contender {
     Contender {
         name,
         group,
@@ -110,10 +133,13 @@ fn several(name: &'static str, group: Group, forms: impl IntoIterator<Item = For
 
 fn timeouts() -> Vec<Form> {
     let mut forms = Vec::new();
-    for texts in [4, 8, 16, 32, 64] {
+    for texts_max in [4, 8, 16, 32, 64] {
         for wait in [0.02, 0.05, 0.1, 0.2] {
-            forms.push(form(format!("{texts}, {wait} D"), move |d| {
-                Fifo::new(texts, u64::MAX, part(d.deadline_ns, wait), false)
+            forms.push(other(format!("{texts_max}, {wait} D"), move |d| {
+                BatchPolicy::FixedSize {
+                    texts_max,
+                    wait_ns: part(d.deadline_ns, wait),
+                }
             }));
         }
     }
@@ -122,10 +148,13 @@ fn timeouts() -> Vec<Form> {
 
 fn guarded() -> Vec<Form> {
     let mut forms = Vec::new();
-    for tokens in [128, 256, 512, 1024, 2048, 4096] {
+    for tokens_max in [128, 256, 512, 1024, 2048, 4096] {
         for guard in [0.3, 0.6, 1.0, 2.0] {
-            forms.push(form(format!("{tokens}, {guard} D"), move |d| {
-                ShortestFirst::new(tokens, part(d.deadline_ns, guard))
+            forms.push(other(format!("{tokens_max}, {guard} D"), move |d| {
+                BatchPolicy::ShortestFirst {
+                    tokens_max,
+                    guard_ns: part(d.deadline_ns, guard),
+                }
             }));
         }
     }
@@ -134,14 +163,14 @@ fn guarded() -> Vec<Form> {
 
 fn edf(defers: bool) -> Vec<Form> {
     let mut forms = Vec::new();
-    for margin in [1.0, 1.15, 1.3, 1.6] {
+    for (margin, worst_1024) in [(1.0, 1024), (1.15, 1178), (1.3, 1331), (1.6, 1638)] {
         for texts_max in [16, 64, 1024] {
-            forms.push(form(format!("{margin}, {texts_max}"), move |d| Edf {
-                costs: d.costs,
-                margin,
-                texts_max,
-                defers,
-                queue: Vec::new(),
+            forms.push(other(format!("{margin}, {texts_max}"), move |_| {
+                BatchPolicy::EarliestDeadline {
+                    texts_max,
+                    worst_1024,
+                    defers,
+                }
             }));
         }
     }
@@ -150,16 +179,18 @@ fn edf(defers: bool) -> Vec<Form> {
 
 #[cfg(test)]
 mod tests {
+    use embedring_traffic::Arrivals;
+
     use super::*;
-    use crate::arrivals::Arrivals;
+    use crate::arrivals::requests;
     use crate::device::{CPU, GPU};
     use crate::run::run;
 
     #[test]
     fn every_form_answers_light_load_and_ends_under_overload() {
         for device in [CPU, GPU] {
-            let light = Arrivals::Poisson.requests(&device, 0.01, 200, 1);
-            let heavy = Arrivals::Bursty.requests(&device, 3.0, 400, 1);
+            let light = requests(&Arrivals::Poisson, &device, 0.01, 200, 1);
+            let heavy = requests(&Arrivals::Bursty, &device, 3.0, 400, 1);
             for contender in contenders() {
                 for form in &contender.forms {
                     let name = format!("{} {} on {}", contender.name, form.numbers, device.name);
@@ -178,11 +209,15 @@ mod tests {
     #[test]
     fn under_overload_ours_answers_more_in_time_than_first_come_first_served() {
         for device in [CPU, GPU] {
-            let requests = Arrivals::Poisson.requests(&device, 1.5, 4_000, 2);
+            let requests = requests(&Arrivals::Poisson, &device, 1.5, 4_000, 2);
             let attainment =
                 |policy: &mut dyn Policy| run(&device, &requests, policy, 2).attainment();
             let ours = attainment(&mut Ours::learning(&device));
-            let fifo = attainment(&mut Fifo::new(usize::MAX, 1024, 0, true));
+            let fifo = BatchPolicy::TokenBudget {
+                tokens_max: 1024,
+                expires: true,
+            };
+            let fifo = attainment(&mut Other::new(fifo, &device));
             assert!(ours > 2.0 * fifo, "{}: {ours} beside {fifo}", device.name);
         }
     }

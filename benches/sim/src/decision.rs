@@ -3,15 +3,16 @@
 use std::time::Instant;
 
 use embedring_policy::{Limits, Schedule, Waiting};
+use embedring_traffic::Arrivals;
 use serde::Serialize;
 
-use crate::arrivals::Arrivals;
+use crate::arrivals::requests;
 use crate::device::{CPU, Device, GPU, float, whole};
 
 /// Times of choices among so many requests under overload, the slowest way through the schedule.
 #[derive(Debug, Serialize)]
 pub(crate) struct Decision {
-    pub(crate) device: &'static str,
+    pub(crate) device: String,
     pub(crate) queued: usize,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -45,7 +46,7 @@ fn decision(device: &Device, queued: usize) -> Decision {
         .collect();
     times.sort_unstable_by(f64::total_cmp);
     Decision {
-        device: device.name,
+        device: device.name.to_string(),
         queued,
         p50_us: times[ROUNDS / 2],
         p99_us: times[ROUNDS * 99 / 100],
@@ -54,14 +55,15 @@ fn decision(device: &Device, queued: usize) -> Decision {
 
 /// A queue that grew at three times what the device can do, as it stands when the first are nearly late.
 fn queue(device: &Device, queued: usize, seed: u64) -> (Vec<Waiting>, u64) {
-    let requests = Arrivals::Poisson.requests(device, 3.0, queued, seed);
+    let requests = requests(&Arrivals::Poisson, device, 3.0, queued, seed);
     let waiting = requests
         .iter()
         .map(|request| Waiting {
             due_ns: request.deadline_ns,
             deadline_ns: request.deadline_ns,
             work_ns: whole(device.costs.work_ns(request.tokens)),
-            divisible: false,
+            texts: 1,
+            ..Waiting::default()
         })
         .collect();
     (waiting, whole(float(device.deadline_ns) * 0.9))

@@ -1,11 +1,15 @@
 //! Devices: what a batch really takes.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::Distribution as _;
 use serde::Serialize;
 
 use crate::request::Request;
+use crate::table::Corrections;
 
 /// `fixed + token · Σ tokens + square · Σ tokens²`, in nanoseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -16,41 +20,50 @@ pub(crate) struct Costs {
 }
 
 /// A device and how soon its users want their answers.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Device {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) costs: Costs,
     /// Time for a question, from its arrival.
     pub(crate) deadline_ns: u64,
+    /// Standard deviation of the logarithm of a batch's time.
+    pub(crate) noise: f64,
+    /// What of a recorded device its costs do not say.
+    #[serde(skip)]
+    pub(crate) corrections: Option<Arc<Corrections>>,
 }
 
 /// What two cores take for a small model; attention is a few hundredths of a text's cost.
 pub(crate) const CPU: Device = Device {
-    name: "cpu",
+    name: Cow::Borrowed("cpu"),
     costs: Costs {
         fixed_ns: 1e6,
         token_ns: 1e5,
         square_ns: 43.0,
     },
     deadline_ns: 100_000_000,
+    noise: NOISE,
+    corrections: None,
 };
 
 /// Where starting costs as much as a thousand tokens.
 pub(crate) const GPU: Device = Device {
-    name: "gpu",
+    name: Cow::Borrowed("gpu"),
     costs: Costs {
         fixed_ns: 3e6,
         token_ns: 3e3,
         square_ns: 1.3,
     },
     deadline_ns: 30_000_000,
+    noise: NOISE,
+    corrections: None,
 };
 
 /// Of batches, how many stall, and how many times as long they take then.
 const STALLS: f64 = 0.003;
 const STALLED: f64 = 3.0;
-/// Standard deviation of the logarithm of a batch's time.
-const NOISE: f64 = 0.05;
+/// Standard deviation of the logarithm of a batch's time, for the built-in devices.
+pub(crate) const NOISE: f64 = 0.05;
 
 impl Costs {
     /// What a text adds to a batch.
@@ -60,10 +73,21 @@ impl Costs {
         self.token_ns * tokens + self.square_ns * tokens * tokens
     }
 
-    /// What a batch takes, but for noise.
-    pub(crate) fn batch_ns(&self, batch: &[Request]) -> f64 {
+    /// What a batch takes by these costs.
+    fn batch_ns(&self, batch: &[Request]) -> f64 {
         let work: f64 = batch.iter().map(|r| self.work_ns(r.tokens)).sum();
         self.fixed_ns + work
+    }
+}
+
+impl Device {
+    /// What a batch takes, but for noise.
+    pub(crate) fn batch_ns(&self, batch: &[Request]) -> f64 {
+        let ratio = self
+            .corrections
+            .as_ref()
+            .map_or(1.0, |corrections| corrections.ratio(batch));
+        ratio * self.costs.batch_ns(batch)
     }
 
     /// What a batch takes this time.
@@ -74,7 +98,7 @@ impl Costs {
         } else {
             1.0
         };
-        whole(self.batch_ns(batch) * (NOISE * normal).exp() * stall)
+        whole(self.batch_ns(batch) * (self.noise * normal).exp() * stall)
     }
 }
 

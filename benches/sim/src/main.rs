@@ -4,23 +4,26 @@
 //! other seeds than it is measured on.
 
 mod arrivals;
-mod baselines;
 mod contenders;
 mod decision;
 mod device;
+mod others;
 mod ours;
 mod plot;
+mod provenance;
 mod report;
 mod request;
 mod run;
 mod study;
+mod table;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use embedring_traffic::{Arrivals, Profile, Trace};
+use serde::Serialize;
 
-use arrivals::Arrivals;
 use study::Extent;
 
 /// Simulates devices under load: ours beside what others do.
@@ -41,9 +44,26 @@ struct Args {
         default_value = "../shared/data/azure-llm-2023-conv.csv"
     )]
     trace: PathBuf,
+    /// A device from a table that `embedring bench cost-table` recorded, beside the built-in ones; may be given
+    /// several times.
+    #[arg(long, value_name = "FILE")]
+    cost_table: Vec<PathBuf>,
+    /// Time of a question on the devices of --cost-table.
+    #[arg(long, default_value_t = 100, value_name = "MS")]
+    deadline_ms: u64,
     /// Only devices and arrivals whose names contain this, as in `cpu poisson`.
     #[arg(long, default_value = "")]
     only: String,
+}
+
+/// The index of dispersion of counts of a generator, beside the recorded one's.
+#[derive(Debug, Serialize)]
+struct ClientsCheck {
+    arrivals: &'static str,
+    window_s: f64,
+    recorded: f64,
+    generated: f64,
+    holds: bool,
 }
 
 #[expect(clippy::print_stdout, reason = "what a bench says while it works")]
@@ -55,19 +75,25 @@ fn main() -> Result<()> {
         measured_on: 0..if args.quick { 2 } else { 10 },
     };
     let mut arrivals = vec![Arrivals::Poisson, Arrivals::Bursty];
+    arrivals.extend(Profile::ALL.map(Arrivals::Clients));
     if args.trace.is_file() {
-        arrivals.push(Arrivals::trace(&args.trace)?);
+        arrivals.push(Arrivals::Trace(Trace::read(&args.trace)?));
     } else {
         println!("no trace at {}: left out", args.trace.display());
     }
+    let checks = checks(if args.quick { 40 } else { 200 })?;
+    let mut devices = vec![device::CPU, device::GPU];
+    for path in &args.cost_table {
+        devices.push(table::device(path, args.deadline_ms * 1_000_000)?);
+    }
     let contenders = contenders::contenders();
     let mut panels = Vec::new();
-    for device in [device::CPU, device::GPU] {
+    for device in &devices {
         for arrivals in &arrivals {
             let name = format!("{} {}", device.name, arrivals.name());
             if name.contains(&args.only) {
                 println!("{name}");
-                panels.push(study::panel(&device, arrivals, &contenders, &extent)?);
+                panels.push(study::panel(device, arrivals, &contenders, &extent)?);
             }
         }
     }
@@ -78,7 +104,7 @@ fn main() -> Result<()> {
         extent.measured_on.end - extent.measured_on.start,
     );
     let decisions = decision::decisions();
-    let markdown = report::markdown(&panels, &decisions, &heading)?;
+    let markdown = report::markdown(&panels, &decisions, &checks, &heading)?;
     println!("{markdown}");
     std::fs::create_dir_all(&args.results)
         .with_context(|| format!("cannot make {}", args.results.display()))?;
@@ -87,7 +113,35 @@ fn main() -> Result<()> {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write("sim.md", &markdown)?;
-    let json = serde_json::json!({ "extent": extent, "decisions": decisions, "panels": panels });
+    let json = serde_json::json!({
+        "from": provenance::here(),
+        "extent": extent,
+        "clients": checks,
+        "decisions": decisions,
+        "panels": panels,
+    });
     write("sim.json", &(serde_json::to_string_pretty(&json)? + "\n"))?;
     plot::write(&panels, &args.results.join("sim.svg"))
+}
+
+/// The generators of many clients, held against the recorded traffic that they stand for.
+fn checks(hours: u32) -> Result<Vec<ClientsCheck>> {
+    let mut checks = Vec::new();
+    for profile in Profile::ALL {
+        for check in profile.check(hours, 0) {
+            let check = ClientsCheck {
+                arrivals: profile.name(),
+                window_s: check.window_s,
+                recorded: check.recorded,
+                generated: check.generated,
+                holds: check.holds(),
+            };
+            ensure!(
+                check.holds,
+                "a generator is not what it stands for: {check:?}"
+            );
+            checks.push(check);
+        }
+    }
+    Ok(checks)
 }

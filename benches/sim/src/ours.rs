@@ -80,7 +80,8 @@ impl Policy for Ours {
                 due_ns: request.deadline_ns,
                 deadline_ns: request.deadline_ns,
                 work_ns: whole(self.costs.work_ns(request.tokens)),
-                divisible: false,
+                texts: 1,
+                ..Waiting::default()
             }));
         let limits = Limits {
             fixed_ns: whole(self.costs.fixed_ns),

@@ -10,7 +10,7 @@ use crate::study::{LOADS, Panel};
 
 const WIDTH: u32 = 560;
 const HEIGHT: u32 = 380;
-const COLUMNS: usize = 3;
+const COLUMNS: usize = 5;
 
 /// Writes an SVG file.
 pub(crate) fn write(panels: &[Panel], path: &Path) -> Result<()> {

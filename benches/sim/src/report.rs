@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use crate::ClientsCheck;
 use crate::contenders::Group;
 use crate::decision::Decision;
 use crate::study::{Panel, Row};
@@ -19,6 +20,7 @@ struct Targets<'a> {
 pub(crate) fn markdown(
     panels: &[Panel],
     decisions: &[Decision],
+    checks: &[ClientsCheck],
     heading: &str,
 ) -> Result<String, fmt::Error> {
     let mut text = format!("# Simulator\n\n{heading}\n\n");
@@ -36,10 +38,26 @@ pub(crate) fn markdown(
         writeln!(text, "| {device} | {queued} | {p50_us:.1} | {p99_us:.1} |")?;
     }
     text.push('\n');
+    clients(&mut text, checks)?;
     for panel in panels {
         table(&mut text, panel)?;
     }
     Ok(text)
+}
+
+fn clients(text: &mut String, checks: &[ClientsCheck]) -> fmt::Result {
+    text.push_str(
+        "## Many clients\n\nIndex of dispersion of counts of an hour, recorded and generated; the bench ends where they differ by more than a quarter.\n\n| arrivals | window, s | recorded | generated |\n|---|---|---|---|\n",
+    );
+    for check in checks {
+        writeln!(
+            text,
+            "| {} | {} | {} | {:.2} |",
+            check.arrivals, check.window_s, check.recorded, check.generated
+        )?;
+    }
+    text.push('\n');
+    Ok(())
 }
 
 fn find(panel: &Panel, group: Group) -> impl Iterator<Item = &Row> {

@@ -82,7 +82,7 @@ pub(crate) fn run(
         match policy.next(now_ns) {
             Next::Run(batch) => {
                 assert!(!batch.is_empty(), "an empty batch");
-                let run_ns = device.costs.run_ns(&batch, &mut random);
+                let run_ns = device.run_ns(&batch, &mut random);
                 now_ns += run_ns;
                 // They come while it runs.
                 arrive(&mut coming, now_ns, policy, &mut outcome);

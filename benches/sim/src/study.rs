@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use anyhow::{Context as _, Result};
+use embedring_traffic::Arrivals;
 use serde::Serialize;
 
-use crate::arrivals::Arrivals;
+use crate::arrivals::requests;
 use crate::contenders::{Contender, Form, Group};
 use crate::device::Device;
 use crate::request::Kind;
@@ -79,7 +80,7 @@ pub(crate) fn panel(
         })
         .collect::<Result<_>>()?;
     Ok(Panel {
-        device: *device,
+        device: device.clone(),
         arrivals: arrivals.name(),
         rows,
     })
@@ -95,9 +96,7 @@ impl Bench<'_> {
     fn outcome(&self, form: &Form, load: f64, seeds: &Range<u64>) -> Outcome {
         let mut sum = Outcome::default();
         for seed in seeds.clone() {
-            let requests = self
-                .arrivals
-                .requests(self.device, load, self.requests, seed);
+            let requests = requests(self.arrivals, self.device, load, self.requests, seed);
             sum.add(&run(
                 self.device,
                 &requests,

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use embedring_client::{Client, ClientBuilder};
 use embedring_config::{
-    BackendKind, Config, LogFormat, Model, Overrides, PoolingKind, PrecisionKind, WaitKind, Worker,
+    BackendKind, BatchPolicyKind, Config, LogFormat, Model, Overrides, PoolingKind, PrecisionKind,
+    WaitKind, Worker,
 };
+use embedring_ipc::clock::to_ns;
 use embedring_ipc::{InstanceOptions, RingLimits, WaitStrategy};
 use embedring_model::{Level, ModelOverrides, Pooling, Precision, PrecisionChoice};
 use embedring_policy::Bounds;
 use embedring_scheduler::SchedulerOptions;
 use embedring_store::Store;
-use embedring_worker::{ModelSource, WorkerOptions};
+use embedring_worker::{BatchPolicy, ModelSource, WorkerOptions};
 
 /// What the global flags said.
 #[derive(Debug)]
@@ -101,8 +103,44 @@ pub(crate) fn worker_options(config: &Config, name: &str) -> Result<WorkerOption
         },
         batch_tokens_max: worker.batch_tokens_max as u64,
         batch_texts_max: worker.batch_texts_max,
+        batch_policy: batch_policy(worker),
         wait: wait_strategy(worker.wait, worker.spin),
     })
+}
+
+/// The policy with its numbers, which for those of others are the bounds of a batch.
+fn batch_policy(worker: &Worker) -> BatchPolicy {
+    /// What a batch may take in the worst case, in 1/1024 of what is predicted: as much as ours allows for.
+    const WORST_1024: u64 = 1178;
+    let texts_max = worker.batch_texts_max;
+    let tokens_max = worker.batch_tokens_max as u64;
+    let time_ns = to_ns(worker.batch_policy_time);
+    match worker.batch_policy {
+        BatchPolicyKind::Deadlines => BatchPolicy::Deadlines,
+        BatchPolicyKind::OneAtATime => BatchPolicy::OneAtATime,
+        BatchPolicyKind::FixedSize => BatchPolicy::FixedSize {
+            texts_max,
+            wait_ns: time_ns,
+        },
+        BatchPolicyKind::TokenBudget => BatchPolicy::TokenBudget {
+            tokens_max,
+            expires: false,
+        },
+        BatchPolicyKind::TokenBudgetExpiry => BatchPolicy::TokenBudget {
+            tokens_max,
+            expires: true,
+        },
+        BatchPolicyKind::LengthRounds => BatchPolicy::LengthRounds { tokens_max },
+        BatchPolicyKind::Aimd => BatchPolicy::Aimd {
+            batch_ns_max: time_ns,
+        },
+        BatchPolicyKind::EarlyDrop => BatchPolicy::EarlyDrop { texts_max },
+        BatchPolicyKind::EarliestDeadline => BatchPolicy::EarliestDeadline {
+            texts_max,
+            worst_1024: WORST_1024,
+            defers: false,
+        },
+    }
 }
 
 fn model_source(config: &Config, name: &str, worker: &Worker) -> Result<ModelSource> {
@@ -188,6 +226,20 @@ mod tests {
             .filter_map(KernelsKind::level)
             .collect();
         assert_eq!(levels, Level::NAMES);
+    }
+
+    #[test]
+    fn every_policy_of_the_configuration_is_another_one() {
+        let mut worker = Config::default().workers["cpu"].clone();
+        assert!(batch_policy(&worker).is_ours());
+        let mut policies = Vec::new();
+        for kind in BatchPolicyKind::ALL {
+            worker.batch_policy = kind;
+            policies.push(batch_policy(&worker));
+        }
+        for (at, policy) in policies.iter().enumerate() {
+            assert!(!policies[..at].contains(policy), "{policy:?}");
+        }
     }
 
     #[test]

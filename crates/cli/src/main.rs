@@ -1,12 +1,15 @@
 //! The `embedring` binary. See `README.md` beside `Cargo.toml` for the way through it.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check_config;
 mod context;
 mod demo;
 mod down;
 mod embed;
 mod model;
+#[cfg(test)]
+mod reference;
 mod roles;
 mod status;
 mod up;
@@ -54,6 +57,8 @@ enum Command {
     Demo(demo::Args),
     /// Get and find models
     Model(model::Args),
+    /// Measure a running instance under load, or what the batches of a worker cost
+    Bench(bench::Args),
     /// Check the configuration and what it refers to
     CheckConfig(check_config::Args),
     /// Run one worker (`up` and service managers call this)
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&context, &args),
         Command::Demo(args) => demo::run(&context, &args),
         Command::Model(args) => model::run(&args),
+        Command::Bench(args) => bench::run(&context, &args),
         Command::CheckConfig(args) => check_config::run(&context, &args),
         Command::Worker(args) => roles::worker(&context, &args),
         Command::Scheduler(args) => roles::scheduler(&context, &args),
@@ -127,6 +133,13 @@ mod tests {
                     .to_string(),
             };
             assert!(help.lines().count() <= 40, "{command:?}:\n{help}");
+        }
+        let mut cli = Cli::command().term_width(100);
+        let bench = cli.find_subcommand_mut("bench").unwrap();
+        for name in ["load", "cost-table"] {
+            let command = bench.find_subcommand_mut(name).unwrap();
+            let help = command.render_help().to_string();
+            assert!(help.lines().count() <= 40, "{name}:\n{help}");
         }
     }
 }

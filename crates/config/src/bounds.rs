@@ -124,6 +124,7 @@ pub(crate) const QUEUE_TEXTS_MAX: Bound = bound("workers.*.queue_texts_max", 409
 pub(crate) const QUEUE_TOKENS_MAX: Bound = bound("workers.*.queue_tokens_max", 262_144, 1, 1 << 28);
 pub(crate) const BATCH_TOKENS_MAX: Bound = bound("workers.*.batch_tokens_max", 8192, 1, 1 << 20);
 pub(crate) const BATCH_TEXTS_MAX: Bound = bound("workers.*.batch_texts_max", 256, 1, 1 << 16);
+pub(crate) const BATCH_POLICY_US: Bound = bound("workers.*.batch_policy_us", 5_000, 0, 10_000_000);
 pub(crate) const SPIN_US: Bound = bound("workers.*.spin_us", 50, 0, 1_000_000);
 pub(crate) const NULL_HIDDEN: Bound = bound("workers.*.null_hidden", 384, 1, 4096);
 pub(crate) const TICK_MS: Bound = bound("scheduler.tick_ms", 100, 10, 10_000);
@@ -141,7 +142,7 @@ pub(crate) const READY_TIMEOUT_MS: Bound =
 pub(crate) const FRACTIONS: [Fraction; 1] = [MAX_LOSS];
 
 /// Every bound; a test holds the list against the keys that [`crate::raw::Raw`] reads.
-pub(crate) const ALL: [Bound; 21] = [
+pub(crate) const ALL: [Bound; 22] = [
     CLIENTS_MAX,
     REQUESTS_IN_FLIGHT_MAX,
     REQUEST_SLOT_BYTES,
@@ -154,6 +155,7 @@ pub(crate) const ALL: [Bound; 21] = [
     QUEUE_TOKENS_MAX,
     BATCH_TOKENS_MAX,
     BATCH_TEXTS_MAX,
+    BATCH_POLICY_US,
     SPIN_US,
     NULL_HIDDEN,
     TICK_MS,

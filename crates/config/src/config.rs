@@ -147,6 +147,10 @@ pub struct Worker {
     pub batch_tokens_max: usize,
     /// Texts in one batch.
     pub batch_texts_max: usize,
+    /// Who chooses its batches.
+    pub batch_policy: BatchPolicyKind,
+    /// What `fixed-size` waits and what a batch of `aimd` may take.
+    pub batch_policy_time: Duration,
     /// How it waits for requests.
     pub wait: WaitKind,
     /// How long adaptive waiting spins.
@@ -165,6 +169,45 @@ pub enum BackendKind {
     Candle,
     /// rows of a fixed pattern without a model, to measure everything else
     Null,
+}
+
+/// Who chooses a worker's batches: ours, or what others do, for comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchPolicyKind {
+    /// as many requests as can be are in time; the only one to use but for comparisons
+    Deadlines,
+    /// each request by itself, by arrival
+    OneAtATime,
+    /// by arrival, when there are `batch_texts_max` texts or after `batch_policy_us`
+    FixedSize,
+    /// by arrival, up to `batch_tokens_max`
+    TokenBudget,
+    /// the same, and what is late is dropped
+    TokenBudgetExpiry,
+    /// all that waits sorted by length, up to `batch_tokens_max` at a time, then the next round
+    LengthRounds,
+    /// by arrival, as many texts as took no longer than `batch_policy_us` of late
+    Aimd,
+    /// by arrival, `batch_texts_max` at a time, without those that such a batch would be late for
+    EarlyDrop,
+    /// by deadline, as many as are predicted to be in time together
+    EarliestDeadline,
+}
+
+impl BatchPolicyKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Deadlines,
+        Self::OneAtATime,
+        Self::FixedSize,
+        Self::TokenBudget,
+        Self::TokenBudgetExpiry,
+        Self::LengthRounds,
+        Self::Aimd,
+        Self::EarlyDrop,
+        Self::EarliestDeadline,
+    ];
 }
 
 /// The instructions that the packed backend uses.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::bounds::{self, Bound};
 use crate::bytes::Bytes;
 use crate::config::{
-    BackendKind, Config, KernelsKind, Limits, Log, LogFormat, Model, PrecisionKind, Runtime,
-    Scheduler, Supervisor, WaitKind, Worker,
+    BackendKind, BatchPolicyKind, Config, KernelsKind, Limits, Log, LogFormat, Model,
+    PrecisionKind, Runtime, Scheduler, Supervisor, WaitKind, Worker,
 };
 use crate::raw::{
     Raw, RawLimits, RawLog, RawModel, RawRuntime, RawScheduler, RawSupervisor, RawWorker,
@@ -92,6 +92,10 @@ fn worker_from(raw: RawWorker) -> Worker {
         queue_tokens_max: count(&bounds::QUEUE_TOKENS_MAX, raw.queue_tokens_max),
         batch_tokens_max: count(&bounds::BATCH_TOKENS_MAX, raw.batch_tokens_max),
         batch_texts_max: count(&bounds::BATCH_TEXTS_MAX, raw.batch_texts_max),
+        batch_policy: raw.batch_policy.unwrap_or(BatchPolicyKind::Deadlines),
+        batch_policy_time: Duration::from_micros(
+            bounds::BATCH_POLICY_US.or_default(raw.batch_policy_us),
+        ),
         wait: raw.wait.unwrap_or(WaitKind::Adaptive),
         spin: Duration::from_micros(bounds::SPIN_US.or_default(raw.spin_us)),
         null_hidden: count(&bounds::NULL_HIDDEN, raw.null_hidden),
@@ -194,14 +198,20 @@ fn worker_to(worker: &Worker) -> RawWorker {
         queue_tokens_max: Some(wide(worker.queue_tokens_max)),
         batch_tokens_max: Some(wide(worker.batch_tokens_max)),
         batch_texts_max: Some(wide(worker.batch_texts_max)),
+        batch_policy: Some(worker.batch_policy),
+        batch_policy_us: Some(micros(worker.batch_policy_time)),
         wait: Some(worker.wait),
-        spin_us: Some(u64::try_from(worker.spin.as_micros()).unwrap_or(u64::MAX)),
+        spin_us: Some(micros(worker.spin)),
         null_hidden: Some(wide(worker.null_hidden)),
     }
 }
 
 fn wide(value: usize) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+fn micros(value: Duration) -> u64 {
+    u64::try_from(value.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn millis(value: Duration) -> u64 {

@@ -54,8 +54,8 @@ mod tests;
 
 pub use bounds::MAX_WORKERS;
 pub use config::{
-    BackendKind, Config, KernelsKind, Limits, Log, LogFormat, Model, Overrides, PoolingKind,
-    PrecisionKind, Runtime, Scheduler, Supervisor, WaitKind, Worker,
+    BackendKind, BatchPolicyKind, Config, KernelsKind, Limits, Log, LogFormat, Model, Overrides,
+    PoolingKind, PrecisionKind, Runtime, Scheduler, Supervisor, WaitKind, Worker,
 };
 pub use error::{ConfigError, Origin};
 pub use reference::reference_markdown;

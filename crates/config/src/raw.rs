@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
-use crate::config::{BackendKind, KernelsKind, LogFormat, PoolingKind, PrecisionKind, WaitKind};
+use crate::config::{
+    BackendKind, BatchPolicyKind, KernelsKind, LogFormat, PoolingKind, PrecisionKind, WaitKind,
+};
 
 /// One configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -122,6 +124,12 @@ pub(crate) struct RawWorker {
     pub(crate) batch_tokens_max: Option<u64>,
     /// Texts computed in one batch.
     pub(crate) batch_texts_max: Option<u64>,
+    /// Who chooses batches. All but `deadlines` are what others do, for comparisons under load (`cargo xtask bench
+    /// load`); with them nothing is refused at arrival but for want of room.
+    pub(crate) batch_policy: Option<BatchPolicyKind>,
+    /// Time in microseconds that `batch_policy = "fixed-size"` waits for a batch to fill, and that a batch of
+    /// `"aimd"` may take.
+    pub(crate) batch_policy_us: Option<u64>,
     /// How the worker waits for requests.
     pub(crate) wait: Option<WaitKind>,
     /// Time in microseconds that `wait = "adaptive"` spins before it blocks.

@@ -76,6 +76,10 @@ pub(crate) struct Kernel(pub(crate) usize);
 
 /// A kernel with the size of its grid.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(any(feature = "gpu", feature = "emulation")),
+    expect(dead_code, reason = "there is no device to launch on")
+)]
 pub(crate) struct Launch {
     pub(crate) kernel: Kernel,
     pub(crate) grid: (u32, u32),

@@ -18,11 +18,14 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+mod baselines;
+mod batcher;
 mod cost;
 mod route;
 mod schedule;
 
 pub use admit::{Admission, Bounds, Refusal, admit};
+pub use batcher::{BatchPolicy, Batcher, Next};
 pub use cost::Cost;
 pub use route::{Candidate, route};
 pub use schedule::{Limits, Picked, Schedule, Waiting, due_ns};

@@ -18,16 +18,27 @@ use std::collections::BinaryHeap;
 use embedring_protocol::Class;
 
 /// What the choice needs to know of a waiting request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
+    /// When it arrived, in nanoseconds; only the policies of others look at it.
+    pub arrived_ns: u64,
     /// When it is due, in nanoseconds: the order of service.
     pub due_ns: u64,
     /// When it must be answered, in nanoseconds.
     pub deadline_ns: u64,
     /// What running it adds to a batch, in nanoseconds.
     pub work_ns: u64,
+    /// Its texts that wait. Of more than one, a batch may hold a part.
+    pub texts: usize,
+    /// Their tokens; only the policies of others look at them.
+    pub tokens: u64,
+}
+
+impl Waiting {
     /// Whether a batch may hold a part of it.
-    pub divisible: bool,
+    pub(crate) fn is_divisible(&self) -> bool {
+        self.texts > 1
+    }
 }
 
 /// What a device's batches cost and may take.
@@ -165,7 +176,7 @@ impl Schedule {
             let limit = limit_ns.min(best_case(left_ns, limits));
             let with = time_ns.saturating_add(request.work_ns);
             if !self.places.is_empty() && with > limit {
-                if request.divisible && limit == limit_ns {
+                if request.is_divisible() && limit == limit_ns {
                     self.places.push(place);
                 }
                 break;
@@ -270,7 +281,8 @@ mod tests {
             due_ns: deadline_ns,
             deadline_ns,
             work_ns,
-            divisible: false,
+            texts: 1,
+            ..Waiting::default()
         }
     }
 
@@ -341,7 +353,7 @@ mod tests {
     #[test]
     fn a_list_larger_than_a_batch_is_run_in_parts() {
         let list = Waiting {
-            divisible: true,
+            texts: 2,
             ..waiting(50_000, 20_000)
         };
         assert_eq!(places(&[list], 0, LIMITS), [0]);
@@ -370,12 +382,14 @@ mod tests {
 
         #[test]
         fn any_numbers_give_a_batch(
-            queue in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()), 1..40),
+            queue in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>(), 1_usize..9), 1..40),
             now_ns: u64, fixed_ns: u64, batch_ns_max: u64, worst_1024: u64,
         ) {
             let queue: Vec<_> = queue
                 .into_iter()
-                .map(|(due_ns, deadline_ns, work_ns, divisible)| Waiting { due_ns, deadline_ns, work_ns, divisible })
+                .map(|(due_ns, deadline_ns, work_ns, texts)| Waiting {
+                    due_ns, deadline_ns, work_ns, texts, ..Waiting::default()
+                })
                 .collect();
             let limits = Limits { fixed_ns, batch_ns_max, worst_1024 };
             let mut picked = places(&queue, now_ns, limits);

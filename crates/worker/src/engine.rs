@@ -19,7 +19,7 @@ use embedring_protocol::{
 use crate::intake::{Gate, Host, Intake};
 use crate::memory::MemoryGuard;
 use crate::model::Served;
-use crate::queue::{Batch, BatchLimits};
+use crate::queue::{Batch, BatchLimits, Taken};
 use crate::{WorkerError, WorkerOptions};
 
 /// Longest sleep at the ring: how soon a stop or an idle time-out is noticed.
@@ -278,21 +278,25 @@ impl Engine<'_> {
                 }
             }
             intake.poll(self.options.batch_tokens_max, usize::MAX, now);
+            let mut wake_ns = until_ns;
             if intake.queue.has_waiting() {
                 let now = now_ns();
                 intake.drop_lost(now);
                 let limits = Self::limits(&intake, self.options, now);
-                intake.queue.take_batch(now, limits, &mut self.batch);
-                if !self.batch.items.is_empty() {
-                    return true;
+                let taken = intake.queue.take_batch(now, limits, &mut self.batch);
+                intake.end_dropped();
+                match taken {
+                    Taken::Batch => return true,
+                    Taken::NotBefore(until) => wake_ns = wake_ns.min(until),
+                    Taken::Nothing => {}
                 }
             }
-            waiter.pause(until_ns);
+            waiter.pause(wake_ns);
         }
     }
 
     /// Bounds of the next batch: as configured, or fewer tokens where the plan says that more would take
-    /// longer than a newcomer should wait.
+    /// longer than a newcomer should wait. The policies of others know no such advice.
     fn limits(intake: &Intake, options: &WorkerOptions, now_ns: u64) -> BatchLimits {
         let plan = intake.plan(now_ns);
         let index = intake.index();
@@ -300,7 +304,7 @@ impl Engine<'_> {
         let configured = options.batch_tokens_max;
         BatchLimits {
             cost: Cost::planned(plan.as_ref(), index),
-            tokens_max: if advised == 0 {
+            tokens_max: if advised == 0 || !options.batch_policy.is_ours() {
                 configured
             } else {
                 advised.min(configured)
@@ -387,6 +391,7 @@ impl Engine<'_> {
     /// Writes the batch's rows into their response slots and sends what is complete.
     fn publish_rows(&mut self, ran: bool, run_ns: u64) {
         let mut intake = self.shared.intake();
+        intake.queue.ran(self.batch.items.len(), run_ns);
         let width = self.served.dimensions();
         let texts = u32::try_from(self.batch.items.len()).unwrap_or(u32::MAX);
         let tokens = u32::try_from(self.batch.ids.len()).unwrap_or(u32::MAX);
@@ -454,7 +459,12 @@ impl Engine<'_> {
                 let now = now_ns();
                 intake.drop_lost(now);
                 let limits = Self::limits(&intake, self.options, now);
-                intake.queue.take_batch(now, limits, &mut self.batch);
+                let taken = intake.queue.take_batch(now, limits, &mut self.batch);
+                if let Taken::NotBefore(until_ns) = taken {
+                    // Nobody comes any more who could be waited for.
+                    intake.queue.take_batch(until_ns, limits, &mut self.batch);
+                }
+                intake.end_dropped();
             }
             if self.batch.items.is_empty() {
                 break;

@@ -112,7 +112,7 @@ impl Intake {
         let limits = options.limits;
         Self {
             ring,
-            queue: Queue::default(),
+            queue: Queue::new(options.batch_policy),
             gate: Gate::Open,
             taken_ns: now_ns(),
             served,
@@ -294,7 +294,12 @@ impl Intake {
             texts: self.queue.texts,
             tokens: self.queue.tokens,
         };
-        let left_ns = request.deadline_ns.saturating_sub(now);
+        // The policies of others refuse only when there is no room.
+        let left_ns = if self.queue.policy().is_ours() {
+            request.deadline_ns.saturating_sub(now)
+        } else {
+            u64::MAX
+        };
         match admit(&load, bounds, cost, texts, tokens, left_ns) {
             Admission::Take => Ok(()),
             Admission::Refuse(Refusal::Full { retry_after_ns }) => Err(Refused {
@@ -443,12 +448,27 @@ impl Intake {
         }
     }
 
-    /// Drops requests nobody waits for and answers those whose deadline has passed.
+    /// Drops requests nobody waits for any more and answers those whose deadline has passed.
     pub(crate) fn drop_lost(&mut self, now_ns: u64) {
-        for place in self.queue.lost(now_ns) {
+        let lost = self.queue.lost(now_ns);
+        self.end_all(&lost);
+    }
+
+    /// Answers those that the last choice of a batch gave up.
+    pub(crate) fn end_dropped(&mut self) {
+        let dropped = self.queue.take_dropped();
+        self.end_all(&dropped);
+    }
+
+    fn end_all(&mut self, places: &[usize]) {
+        for &place in places {
             if let Some(request) = self.queue.remove(place) {
                 self.end(request, Status::DeadlineExceeded);
             }
+        }
+        // Where no batch follows, nobody else would say that they are gone.
+        if !places.is_empty() {
+            self.publish_load();
         }
     }
 

@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bare;
 mod engine;
 mod intake;
 mod memory;
@@ -25,9 +26,11 @@ use std::time::Duration;
 use embedring_ipc::{
     ClaimError, InstanceError, InstanceOptions, MapError, RingError, RingLimits, WaitStrategy,
 };
+pub use embedring_policy::BatchPolicy;
 use embedring_policy::Bounds;
 use thiserror::Error;
 
+pub use bare::{BareEngine, BareRunError};
 pub use engine::{Ended, run};
 pub use model::{ModelError, ModelSource};
 
@@ -54,6 +57,8 @@ pub struct WorkerOptions {
     pub batch_tokens_max: u64,
     /// Texts of a batch at most.
     pub batch_texts_max: usize,
+    /// Who chooses its batches: ours, but for comparisons.
+    pub batch_policy: BatchPolicy,
     /// How it waits for requests.
     pub wait: WaitStrategy,
 }
@@ -77,6 +82,7 @@ impl WorkerOptions {
             },
             batch_tokens_max: 8192,
             batch_texts_max: 256,
+            batch_policy: BatchPolicy::default(),
             wait: WaitStrategy::default(),
         }
     }

@@ -279,6 +279,11 @@ impl Served {
         self.hidden
     }
 
+    /// Threads that compute.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
     pub(crate) fn tokenizer(&self) -> &AnyTokenizer {
         &self.tokenizer
     }

@@ -1,6 +1,6 @@
 //! What waits: requests, whose texts go into batches one by one.
 
-use embedring_policy::{Cost, Limits, Schedule, Waiting, due_ns};
+use embedring_policy::{BatchPolicy, Batcher, Cost, Limits, Next, Picked, Waiting, due_ns};
 
 use crate::request::Request;
 
@@ -82,13 +82,48 @@ pub(crate) struct Queue {
     waiting: Vec<usize>,
     /// The same as the schedule sees them.
     seen: Vec<Waiting>,
-    schedule: Schedule,
+    batcher: Batcher,
+    /// Places of the requests that the last choice gave up.
+    dropped: Vec<usize>,
     /// Texts and tokens waiting or running.
     pub(crate) texts: u64,
     pub(crate) tokens: u64,
 }
 
+/// What came of asking for a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is there.
+    Batch,
+    /// None before this time, unless somebody arrives.
+    NotBefore(u64),
+    /// None until somebody arrives.
+    Nothing,
+}
+
 impl Queue {
+    /// Whose batches are chosen by this policy.
+    pub(crate) fn new(policy: BatchPolicy) -> Self {
+        Self {
+            batcher: Batcher::new(policy),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn policy(&self) -> BatchPolicy {
+        self.batcher.policy()
+    }
+
+    /// A batch of so many texts took so long.
+    pub(crate) fn ran(&mut self, texts: usize, run_ns: u64) {
+        self.batcher.ran(texts, run_ns);
+    }
+
+    /// Requests that the last choice gave up, to be answered. Ours gives up none.
+    pub(crate) fn take_dropped(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.dropped)
+    }
+
     pub(crate) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -141,14 +176,16 @@ impl Queue {
         self.tokens -= tokens;
     }
 
-    /// Requests nobody waits for any more, or whose deadline has passed.
+    /// Requests nobody waits for any more, or whose deadline has passed, unless the policy runs those.
     pub(crate) fn lost(&self, now_ns: u64) -> Vec<usize> {
+        let drops_late = self.policy().drops_late();
         self.requests
             .iter()
             .enumerate()
             .filter_map(|(place, request)| {
                 let request = request.as_ref()?;
-                (now_ns >= request.deadline_ns || request.is_abandoned()).then_some(place)
+                ((drops_late && now_ns >= request.deadline_ns) || request.is_abandoned())
+                    .then_some(place)
             })
             .collect()
     }
@@ -160,41 +197,40 @@ impl Queue {
             .collect()
     }
 
-    /// Moves the next batch's texts from the queue into `batch`.
-    pub(crate) fn take_batch(&mut self, now_ns: u64, limits: BatchLimits, batch: &mut Batch) {
+    /// Moves the next batch's texts from the queue into `batch`, which is empty where there is none.
+    pub(crate) fn take_batch(
+        &mut self,
+        now_ns: u64,
+        limits: BatchLimits,
+        batch: &mut Batch,
+    ) -> Taken {
         batch.clear();
         self.see(limits);
         let bounds = limits.for_schedule();
-        let picked = self.schedule.pick(&self.seen, now_ns, bounds);
-        let mut time_ns = bounds.fixed_ns;
-        'batch: for &at in picked.places {
-            let place = self.waiting[at];
-            let Some(request) = self.requests[place].as_mut() else {
-                continue;
-            };
-            while let Some((row, tokens)) = request.next_waiting() {
-                let with = time_ns.saturating_add(limits.work_ns(tokens, tokens * tokens));
-                let is_full = batch.items.len() >= limits.texts_max
-                    || (batch.ids.len() as u64).saturating_add(tokens) > limits.tokens_max
-                    || with > picked.limit_ns;
-                // One text larger than any bound runs alone.
-                if is_full && !batch.items.is_empty() {
-                    break 'batch;
-                }
-                request.take_next(tokens);
-                batch.push(
-                    request.row_ids(row),
-                    Item {
-                        request: place,
-                        row,
-                    },
+        let (texts_max, tokens_max) = self.batcher.bounds();
+        let limits = BatchLimits {
+            texts_max: limits.texts_max.min(texts_max),
+            tokens_max: limits.tokens_max.min(tokens_max),
+            ..limits
+        };
+        let taken = match self.batcher.next(&self.seen, now_ns, bounds) {
+            Next::Run(picked) => {
+                fill(
+                    &mut self.requests,
+                    &self.waiting,
+                    picked,
+                    now_ns,
+                    limits,
+                    batch,
                 );
-                time_ns = with;
-                if request.timing.started_ns == 0 {
-                    request.timing.started_ns = now_ns;
-                }
+                Taken::Batch
             }
-        }
+            Next::Wait { until_ns } => Taken::NotBefore(until_ns),
+            Next::Idle => Taken::Nothing,
+        };
+        let dropped = self.batcher.dropped();
+        self.dropped
+            .extend(dropped.iter().map(|&at| self.waiting[at]));
         let requests = &self.requests;
         self.waiting.retain(|&place| {
             requests[place]
@@ -202,6 +238,7 @@ impl Queue {
                 .is_some_and(|request| request.waiting_texts > 0)
         });
         batch.left_waiting = self.waiting_tokens();
+        taken
     }
 
     /// Shows what waits to the schedule.
@@ -209,12 +246,54 @@ impl Queue {
         self.seen.clear();
         for &place in &self.waiting {
             let seen = self.requests[place].as_ref().map(|request| Waiting {
+                arrived_ns: request.arrived_ns,
                 due_ns: due_ns(request.class, request.arrived_ns, request.deadline_ns),
                 deadline_ns: request.deadline_ns,
                 work_ns: limits.work_ns(request.waiting_tokens, request.waiting_squares),
-                divisible: request.waiting_texts > 1,
+                texts: usize::try_from(request.waiting_texts).unwrap_or(usize::MAX),
+                tokens: request.waiting_tokens,
             });
             self.seen.extend(seen);
+        }
+    }
+}
+
+/// Moves texts of the picked requests into `batch`, up to the bounds.
+fn fill(
+    requests: &mut [Option<Request>],
+    waiting: &[usize],
+    picked: Picked<'_>,
+    now_ns: u64,
+    limits: BatchLimits,
+    batch: &mut Batch,
+) {
+    let mut time_ns = limits.for_schedule().fixed_ns;
+    for &at in picked.places {
+        let place = waiting[at];
+        let Some(request) = requests[place].as_mut() else {
+            continue;
+        };
+        while let Some((row, tokens)) = request.next_waiting() {
+            let with = time_ns.saturating_add(limits.work_ns(tokens, tokens * tokens));
+            let is_full = batch.items.len() >= limits.texts_max
+                || (batch.ids.len() as u64).saturating_add(tokens) > limits.tokens_max
+                || with > picked.limit_ns;
+            // One text larger than any bound runs alone.
+            if is_full && !batch.items.is_empty() {
+                return;
+            }
+            request.take_next(tokens);
+            batch.push(
+                request.row_ids(row),
+                Item {
+                    request: place,
+                    row,
+                },
+            );
+            time_ns = with;
+            if request.timing.started_ns == 0 {
+                request.timing.started_ns = now_ns;
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod hostile;
 mod kills;
 mod leaks;
 mod limits;
+mod load;
 mod memory;
 mod users;
 mod wrong_use;
