@@ -8,7 +8,7 @@ use embedring_ipc::clock::now_ns;
 use embedring_ipc::{BellsMap, BoardMap, Instance, is_alive};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
-    Counter, ProcessId, Stage, WorkerIdentity, WorkerSlot, WorkerState, quantile_ns,
+    Counter, Precision, ProcessId, Stage, WorkerIdentity, WorkerSlot, WorkerState, quantile_ns,
 };
 use serde::Serialize;
 
@@ -54,6 +54,8 @@ struct WorkerStatus {
     model: String,
     dimensions: u64,
     max_tokens: u64,
+    precision: &'static str,
+    text_tokens_max: u64,
     batches: u64,
     load_texts: u64,
     load_tokens: u64,
@@ -173,6 +175,11 @@ fn worker(slot: &WorkerSlot, identity: &WorkerIdentity, plan: PlanStatus) -> Wor
         model: identity.model.to_text(),
         dimensions: identity.dimensions,
         max_tokens: identity.max_tokens,
+        precision: u8::try_from(identity.precision)
+            .ok()
+            .and_then(Precision::from_wire)
+            .map_or("unknown", Precision::name),
+        text_tokens_max: identity.text_tokens_max,
         batches: count(Counter::Batches),
         load_texts: slot.load_texts.load(Ordering::Relaxed),
         load_tokens: slot.load_tokens.load(Ordering::Relaxed),
@@ -230,13 +237,14 @@ fn in_words(status: &Status) -> String {
             us.map_or_else(|| "-".to_owned(), |us| format!("{:.2}", us as f64 / 1e3))
         };
         lines.push(format!(
-            "worker {} on {} (pid {}) {}: {} [{} components, {} tokens], {} requests, {} texts, \
+            "worker {} on {} (pid {}) {}: {} in {} [{} components, {} tokens], {} requests, {} texts, \
              {} tokens, {} batches, {} MiB resident ({} at most)",
             worker.name,
             worker.device,
             worker.pid,
             worker.state,
             worker.model,
+            worker.precision,
             worker.dimensions,
             worker.max_tokens,
             worker.requests,

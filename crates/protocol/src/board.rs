@@ -20,7 +20,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// First word of a board that is ready.
 pub const BOARD_MAGIC: u64 = u64::from_le_bytes(*b"EMBRBRD1");
 /// Layout version of board and bells; another one is refused.
-pub const BOARD_VERSION: u64 = 1;
+pub const BOARD_VERSION: u64 = 2;
 /// Reports kept per worker; older ones are overwritten.
 pub const REPORTS_PER_WORKER: usize = 64;
 
@@ -132,6 +132,9 @@ pub struct WorkerIdentity {
     pub max_tokens: u64,
     /// [`crate::Precision`] as a number.
     pub precision: u64,
+    /// Tokens of a text at most that this device takes at all; 0 for any. Longer ones fail with
+    /// [`crate::TextFault::TooLongForDevice`], and go to another device if there is one.
+    pub text_tokens_max: u64,
 }
 
 /// Stages of a request that are timed.
@@ -203,6 +206,8 @@ pub struct WorkerSlot {
     pub load_tokens: AtomicU64,
     /// When the running batch began; 0 when none runs.
     pub busy_since_ns: AtomicU64,
+    /// Tokens of the running batch, which are part of the load; 0 when none runs.
+    pub running_tokens: AtomicU64,
     /// Resident set in bytes.
     pub rss_bytes: AtomicU64,
     /// Highest resident set in bytes.
@@ -336,6 +341,7 @@ mod tests {
             load_texts: AtomicU64::new(0),
             load_tokens: AtomicU64::new(0),
             busy_since_ns: AtomicU64::new(0),
+            running_tokens: AtomicU64::new(0),
             rss_bytes: AtomicU64::new(0),
             rss_peak_bytes: AtomicU64::new(0),
             counters: std::array::from_fn(|_| AtomicU64::new(0)),

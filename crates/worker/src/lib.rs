@@ -19,6 +19,7 @@ mod memory;
 mod model;
 mod queue;
 mod request;
+mod simulated;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use thiserror::Error;
 
 pub use engine::{Ended, run};
 pub use model::{ModelError, ModelSource};
+pub use simulated::{CostTable, CostTableError, CostTableProblem, Costs, SimulatedDevice};
 
 /// Everything a worker is told.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ pub struct WorkerOptions {
     pub limits: RingLimits,
     /// What it serves.
     pub model: ModelSource,
+    /// The device to simulate, with the rows of `model`; `None` for the one that `model` runs on.
+    pub simulated: Option<SimulatedDevice>,
     /// Threads that compute; 0 for one per core the process may use.
     pub threads: usize,
     /// Resident bytes at which it takes nothing new and ends, to be restarted; 0 for no bound.
@@ -54,6 +58,8 @@ pub struct WorkerOptions {
     pub batch_tokens_max: u64,
     /// Texts of a batch at most.
     pub batch_texts_max: usize,
+    /// Tokens of a text at most that it takes at all, 0 for any; longer ones are for other devices.
+    pub text_tokens_max: u64,
     /// How it waits for requests.
     pub wait: WaitStrategy,
 }
@@ -68,6 +74,7 @@ impl WorkerOptions {
             instance: InstanceOptions::new(instance),
             limits: RingLimits::default(),
             model: ModelSource::Null { hidden },
+            simulated: None,
             threads: 1,
             memory_max_bytes: 0,
             idle_unload: Duration::ZERO,
@@ -77,6 +84,7 @@ impl WorkerOptions {
             },
             batch_tokens_max: 8192,
             batch_texts_max: 256,
+            text_tokens_max: 0,
             wait: WaitStrategy::default(),
         }
     }
