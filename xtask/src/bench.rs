@@ -15,6 +15,8 @@ pub(crate) enum Bench {
     /// in a private Python environment under `.venv/peers` (about 7 GB: the registry's PyTorch
     /// needs its GPU libraries even where there is no GPU).
     Peers,
+    /// Two simulated devices as real processes: the load that the pool carries beside each alone.
+    Pool,
     /// Round trips through the rings beside bare iceoryx2 and a Unix socket.
     Ring,
     /// Simulated devices under load: our schedule beside what others do (a minute with `--quick`).
@@ -25,6 +27,14 @@ pub(crate) enum Bench {
 pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
     match bench {
         Bench::Peers => peers(args),
+        Bench::Pool => {
+            run(cargo().args(["build", "--release", "--bin", "embedring"]))?;
+            let mut all = vec!["--bin".to_owned()];
+            let embedring = target_dir()?.join("release/embedring");
+            all.push(embedring.display().to_string());
+            all.extend_from_slice(args);
+            binary("embedring-benches", "pool", &all)
+        }
         Bench::Ring => binary("embedring-benches", "ring", args),
         Bench::Sim => binary("embedring-sim", "embedring-sim", args),
     }

@@ -10,6 +10,8 @@ mod decision;
 mod device;
 mod ours;
 mod plot;
+mod pool;
+mod pool_study;
 mod report;
 mod request;
 mod run;
@@ -25,7 +27,7 @@ use study::Extent;
 
 /// Simulates devices under load: ours beside what others do.
 ///
-/// Writes sim.md (tables), sim.json and sim.svg.
+/// Writes sim.md (tables), sim.json and sim.svg; of two devices sim-pool.md and sim-pool.json.
 #[derive(Debug, Parser)]
 struct Args {
     /// A few seeds and short runs: minutes become seconds, and numbers rough.
@@ -41,7 +43,8 @@ struct Args {
         default_value = "../shared/data/azure-llm-2023-conv.csv"
     )]
     trace: PathBuf,
-    /// Only devices and arrivals whose names contain this, as in `cpu poisson`.
+    /// Only devices and arrivals whose names contain this, as in `cpu poisson` or `pool`. Files of which
+    /// nothing is left are not written.
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -77,15 +80,29 @@ fn main() -> Result<()> {
         extent.tuned_on.end - extent.tuned_on.start,
         extent.measured_on.end - extent.measured_on.start,
     );
-    let decisions = decision::decisions();
-    let markdown = report::markdown(&panels, &decisions, &heading)?;
-    println!("{markdown}");
     std::fs::create_dir_all(&args.results)
         .with_context(|| format!("cannot make {}", args.results.display()))?;
     let write = |file: &str, text: &str| {
         let path = args.results.join(file);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
+    let pairs = pool_study::study(&arrivals, &extent, &args.only, |name| println!("{name}"));
+    if !pairs.is_empty() {
+        let markdown = pool_study::markdown(&pairs, &heading);
+        println!("{markdown}");
+        write("sim-pool.md", &markdown)?;
+        let json = serde_json::json!({ "extent": extent, "pairs": pairs });
+        write(
+            "sim-pool.json",
+            &(serde_json::to_string_pretty(&json)? + "\n"),
+        )?;
+    }
+    if panels.is_empty() {
+        return Ok(());
+    }
+    let decisions = decision::decisions();
+    let markdown = report::markdown(&panels, &decisions, &heading)?;
+    println!("{markdown}");
     write("sim.md", &markdown)?;
     let json = serde_json::json!({ "extent": extent, "decisions": decisions, "panels": panels });
     write("sim.json", &(serde_json::to_string_pretty(&json)? + "\n"))?;
