@@ -237,14 +237,13 @@ fn in_words(status: &Status) -> String {
             us.map_or_else(|| "-".to_owned(), |us| format!("{:.2}", us as f64 / 1e3))
         };
         lines.push(format!(
-            "worker {} on {} (pid {}) {}: {} in {} [{} components, {} tokens], {} requests, {} texts, \
+            "worker {} on {} (pid {}) {}: {} [{} components, {} tokens], {} requests, {} texts, \
              {} tokens, {} batches, {} MiB resident ({} at most)",
             worker.name,
             worker.device,
             worker.pid,
             worker.state,
             worker.model,
-            worker.precision,
             worker.dimensions,
             worker.max_tokens,
             worker.requests,
@@ -254,6 +253,7 @@ fn in_words(status: &Status) -> String {
             worker.rss_bytes >> 20,
             worker.rss_peak_bytes >> 20,
         ));
+        lines.push(format!("  rows in {}", worker.precision));
         let latency = &worker.latency_us;
         lines.push(format!(
             "  milliseconds p50/p99: queue {}/{}, run {}/{}, total {}/{}; waiting {} texts, {} tokens",
