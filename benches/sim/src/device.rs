@@ -65,33 +65,6 @@ const STALLED: f64 = 3.0;
 /// Standard deviation of the logarithm of a batch's time, for the built-in devices.
 pub(crate) const NOISE: f64 = 0.05;
 
-impl Device {
-    /// One that takes so many times as long for everything; its users have as much time.
-    pub(crate) fn slower(&self, times: f64) -> Self {
-        let Costs {
-            fixed_ns,
-            token_ns,
-            square_ns,
-        } = self.costs;
-        Self {
-            costs: Costs {
-                fixed_ns: fixed_ns * times,
-                token_ns: token_ns * times,
-                square_ns: square_ns * times,
-            },
-            ..*self
-        }
-    }
-
-    /// The same for users who have as much time as those of `other`.
-    pub(crate) fn with_deadline_of(&self, other: &Self) -> Self {
-        Self {
-            deadline_ns: other.deadline_ns,
-            ..*self
-        }
-    }
-}
-
 impl Costs {
     /// What a text adds to a batch.
     #[expect(clippy::cast_precision_loss, reason = "tokens of one text")]

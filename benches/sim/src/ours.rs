@@ -64,28 +64,6 @@ impl Ours {
     }
 }
 
-impl Ours {
-    /// What batches cost and how many tokens one may hold, once there is a plan.
-    pub(crate) fn plan(&self) -> Option<(Cost, u64)> {
-        let is_planned = self.learns.is_none() || self.batch_ns_max == self.batch_time_target_ns;
-        let cost = Cost {
-            ns_per_batch: whole(self.costs.fixed_ns),
-            ns_per_token: whole(self.costs.token_ns).max(1),
-        };
-        is_planned.then(|| (cost, cost.tokens_within(self.batch_ns_max)))
-    }
-
-    /// Requests that wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// Their tokens.
-    pub(crate) fn waiting_tokens(&self) -> u64 {
-        self.queue.iter().map(|request| request.tokens).sum()
-    }
-}
-
 impl Policy for Ours {
     fn arrive(&mut self, request: Request) {
         self.queue.push(request);

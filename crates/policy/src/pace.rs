@@ -76,6 +76,7 @@ mod tests {
         Cost {
             ns_per_batch: 0,
             ns_per_token,
+            ..Cost::DEFAULT
         }
     }
 
@@ -122,7 +123,7 @@ mod tests {
             fixed: u64, token: u64, now: u64,
         ) {
             let mut pace = Pace::default();
-            let cost = |ns_per_batch, ns_per_token| Cost { ns_per_batch, ns_per_token };
+            let cost = |ns_per_batch, ns_per_token| Cost { ns_per_batch, ns_per_token, ..Cost::DEFAULT };
             for [fixed, token, tokens, run, at] in answers {
                 pace.observe(cost(fixed, token), tokens, run, at);
             }
