@@ -6,8 +6,8 @@
 
 mod table;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use embedring_ipc::clock::{now_ns, sleep_until_ns};
 use embedring_model::{Backend, BackendError, BackendInfo, PackedBatch};
@@ -59,7 +59,7 @@ pub(crate) struct Simulated {
     info: BackendInfo,
     costs: Costs,
     table: CostTable,
-    changed: Option<SystemTime>,
+    changed: Option<Stamp>,
     looked_ns: u64,
     late_ns: u64,
     batches: u64,
@@ -114,11 +114,24 @@ impl Simulated {
     }
 }
 
-/// When the file was written last; nothing where there is none.
-fn changed(costs: &Costs) -> Option<SystemTime> {
+/// What tells a file from the one that was there before: two may be written within one tick of the file
+/// system's clock, but then the new one has another number or size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    number: u64,
+    size: u64,
+    written: (i64, i64),
+}
+
+/// The file as it is now; nothing where there is none.
+fn changed(costs: &Costs) -> Option<Stamp> {
     match costs {
         Costs::Fixed(_) => None,
-        Costs::File(path) => path.metadata().and_then(|file| file.modified()).ok(),
+        Costs::File(path) => path.metadata().ok().map(|file| Stamp {
+            number: file.ino(),
+            size: file.size(),
+            written: (file.mtime(), file.mtime_nsec()),
+        }),
     }
 }
 
