@@ -212,7 +212,9 @@ fn pick(plan: Option<&Plan>, numbers: &mut Bytes<'_>) {
                 due_ns: due_ns(class, arrived_ns, deadline_ns),
                 deadline_ns,
                 work_ns: numbers.u64() >> (numbers.u8() % 64),
-                divisible: numbers.u8() % 2 == 0,
+                arrived_ns,
+                texts: usize::from(numbers.u8()),
+                tokens: numbers.u64(),
             }
         })
         .collect();
