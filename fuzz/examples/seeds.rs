@@ -138,6 +138,7 @@ fn boards() {
         dimensions: 384,
         max_tokens: 256,
         precision: 0,
+        text_tokens_max: 0,
         memory_max_bytes: 1 << 30,
     };
     bytes.extend(2u64.to_le_bytes());

@@ -13,7 +13,8 @@ use std::cell::RefCell;
 use embedring_fuzz::Bytes;
 use embedring_optimizer::{Planner, PlanningInput};
 use embedring_policy::{
-    Admission, Bounds, Candidate, Cost, Limits, Refusal, Schedule, Waiting, admit, due_ns, route,
+    Admission, Bounds, Candidate, Cost, Errand, Limits, Refusal, Running, Schedule, Waiting, admit,
+    due_ns, route,
 };
 use embedring_protocol::{
     BOARD_MAGIC, BUCKETS, BoardLayout, Class, Counter, Load, Plan, Precision, ProcessId, Report,
@@ -159,21 +160,27 @@ fn decide(plan: Option<&Plan>, loads: &[Load], numbers: &mut Bytes<'_>) {
     let candidates: Vec<Candidate> = WorkerIndex::all()
         .zip(loads)
         .map(|(index, load)| Candidate {
-            index,
-            cost: Cost::from_plan(plan, index),
             load: *load,
+            running: (numbers.u8() % 2 == 0).then(|| Running {
+                tokens: numbers.u64(),
+                for_ns: numbers.u64(),
+            }),
+            batch_tokens_max: plan.map_or(0, |plan| plan.workers[index.get()].batch_tokens_max),
+            silent_ns: numbers.u64(),
+            pace_1024: numbers.u64(),
+            ..Candidate::idle(index, Cost::from_plan(plan, index))
         })
         .collect();
-    let tokens = numbers.u64();
-    let best = route(&candidates, tokens)
-        .expect("there are candidates")
-        .get();
-    let completion = |c: &Candidate| c.cost.completion_ns(&c.load, tokens);
-    assert!(
-        candidates
-            .iter()
-            .all(|c| completion(c) >= completion(&candidates[best]))
-    );
+    let (tokens, left, dice) = (numbers.u64(), numbers.u64(), numbers.u64());
+    let errand = Errand {
+        left,
+        ..Errand::text(tokens)
+    };
+    let routed = route(&candidates, errand, dice).expect("there are candidates");
+    let least = candidates.iter().map(|c| c.completion_ns(tokens)).min();
+    let least = least.expect("there are candidates");
+    assert!(routed.completion_ns <= least.saturating_add(least / 8));
+    assert!(routed.tokens >= tokens && routed.tokens <= left.max(tokens));
 
     let bounds = Bounds {
         texts_max: numbers.u64(),
@@ -205,7 +212,9 @@ fn pick(plan: Option<&Plan>, numbers: &mut Bytes<'_>) {
                 due_ns: due_ns(class, arrived_ns, deadline_ns),
                 deadline_ns,
                 work_ns: numbers.u64() >> (numbers.u8() % 64),
-                divisible: numbers.u8() % 2 == 0,
+                arrived_ns,
+                texts: usize::from(numbers.u8()),
+                tokens: numbers.u64(),
             }
         })
         .collect();

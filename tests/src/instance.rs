@@ -58,6 +58,35 @@ impl Setup {
         })
     }
 
+    /// Simulated devices of these names, with the nanoseconds that a batch and a token take.
+    #[must_use]
+    pub fn simulated(devices: &[(&str, u64, u64)]) -> Self {
+        devices
+            .iter()
+            .fold(Self::new(), |setup, (name, batch, token)| {
+                let key = |key: &str| format!("WORKERS__{}__{key}", name.to_uppercase());
+                setup
+                    .set(&key("DEVICE"), &format!("simulated:{name}"))
+                    .set(&key("SIMULATED_BATCH_NS"), &batch.to_string())
+                    .set(&key("SIMULATED_TOKEN_NS"), &token.to_string())
+                    .set(&key("SIMULATED_SQUARE_PS"), "0")
+            })
+    }
+
+    /// Takes the costs of a simulated device from this file.
+    #[must_use]
+    pub fn table(self, device: &str, path: &Path) -> Self {
+        let key = format!("WORKERS__{}__SIMULATED_TABLE", device.to_uppercase());
+        self.set(&key, path.to_str().unwrap())
+    }
+
+    /// Children that die do not come back.
+    #[must_use]
+    pub fn no_restarts(self) -> Self {
+        self.set("SUPERVISOR__BACKOFF_MIN_MS", "600000")
+            .set("SUPERVISOR__BACKOFF_MAX_MS", "600000")
+    }
+
     /// One worker with this model, by its folder, so that it need not come from the cache.
     #[must_use]
     pub fn model(name: &str) -> Self {

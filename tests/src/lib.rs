@@ -11,6 +11,7 @@
     reason = "a harness that can not go on fails the test that uses it"
 )]
 
+mod devices;
 mod expected;
 mod hostile;
 mod instance;
@@ -19,6 +20,7 @@ mod places;
 mod process;
 mod random;
 
+pub use devices::{Table, expect_rows, mixed_texts, patient, share_of, tokens_by_worker, warm_up};
 pub use expected::{NULL_HIDDEN, NULL_TOKENS_MAX, bits, distance, null_row};
 pub use hostile::{Hostile, good_message};
 pub use instance::{Instance, Setup, allocated_bytes};

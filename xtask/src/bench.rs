@@ -18,6 +18,8 @@ pub(crate) enum Bench {
     /// in a private Python environment under `.venv/peers` (about 7 GB: the registry's PyTorch
     /// needs its GPU libraries even where there is no GPU).
     Peers,
+    /// Two simulated devices as real processes: the load that the pool carries beside each alone.
+    Pool,
     /// Round trips through the rings beside bare iceoryx2 and a Unix socket.
     Ring,
     /// What the scheduler takes of a core at a thousand batches a second.
@@ -34,6 +36,14 @@ pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
     match bench {
         Bench::Load => load(args),
         Bench::Peers => peers(args),
+        Bench::Pool => {
+            run(cargo().args(["build", "--release", "--bin", "embedring"]))?;
+            let mut all = vec!["--bin".to_owned()];
+            let embedring = target_dir()?.join("release/embedring");
+            all.push(embedring.display().to_string());
+            all.extend_from_slice(args);
+            binary("embedring-benches", "pool", &all)
+        }
         Bench::Ring => binary("embedring-benches", "ring", args),
         Bench::Scheduler => binary("embedring-benches", "scheduler", args),
         Bench::Sim => binary("embedring-sim", "embedring-sim", args),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use embedring_client::{Client, ClientBuilder};
 use embedring_config::{
-    BackendKind, BatchPolicyKind, Config, LogFormat, Model, Overrides, PoolingKind, PrecisionKind,
-    WaitKind, Worker,
+    BackendKind, BatchPolicyKind, Config, Device, LogFormat, Model, Overrides, PoolingKind,
+    PrecisionKind, WaitKind, Worker,
 };
 use embedring_ipc::clock::to_ns;
 use embedring_ipc::{InstanceOptions, RingLimits, WaitStrategy};
@@ -14,7 +14,9 @@ use embedring_model::{Level, ModelOverrides, Pooling, Precision, PrecisionChoice
 use embedring_policy::Bounds;
 use embedring_scheduler::SchedulerOptions;
 use embedring_store::Store;
-use embedring_worker::{BatchPolicy, ModelSource, WorkerOptions};
+use embedring_worker::{
+    BatchPolicy, CostTable, Costs, ModelSource, SimulatedDevice, WorkerOptions,
+};
 
 /// What the global flags said.
 #[derive(Debug)]
@@ -94,6 +96,7 @@ pub(crate) fn worker_options(config: &Config, name: &str) -> Result<WorkerOption
         instance: instance_options(config),
         limits: ring_limits(config),
         model: model_source(config, name, worker)?,
+        simulated: simulated_device(name, worker)?,
         threads: worker.threads,
         memory_max_bytes: worker.memory_max_bytes,
         idle_unload: worker.idle_unload,
@@ -104,6 +107,7 @@ pub(crate) fn worker_options(config: &Config, name: &str) -> Result<WorkerOption
         batch_tokens_max: worker.batch_tokens_max as u64,
         batch_texts_max: worker.batch_texts_max,
         batch_policy: batch_policy(worker),
+        text_tokens_max: worker.text_tokens_max as u64,
         wait: wait_strategy(worker.wait, worker.spin),
     })
 }
@@ -143,7 +147,35 @@ fn batch_policy(worker: &Worker) -> BatchPolicy {
     }
 }
 
+/// The device to simulate, if it is one, once it is known that it has costs.
+fn simulated_device(name: &str, worker: &Worker) -> Result<Option<SimulatedDevice>> {
+    if !matches!(worker.device, Device::Simulated(_)) {
+        return Ok(None);
+    }
+    let costs = match &worker.simulated.table {
+        Some(path) => Costs::File(path.clone()),
+        None => Costs::Fixed(CostTable::from_costs(
+            worker.simulated.batch_ns as f64,
+            worker.simulated.token_ns as f64,
+            worker.simulated.square_ps as f64 / 1e3,
+        )),
+    };
+    costs
+        .read()
+        .with_context(|| format!("workers.{name}.simulated_table"))?;
+    Ok(Some(SimulatedDevice {
+        device: worker.device.to_string(),
+        costs,
+    }))
+}
+
 fn model_source(config: &Config, name: &str, worker: &Worker) -> Result<ModelSource> {
+    if matches!(worker.device, Device::Cuda(_)) {
+        bail!(
+            "workers.{name}.device is \"{}\": this build computes on the CPU only",
+            worker.device
+        );
+    }
     match worker.backend {
         BackendKind::Null => Ok(ModelSource::Null {
             hidden: worker.null_hidden,

@@ -8,7 +8,8 @@ use embedring_ipc::clock::now_ns;
 use embedring_ipc::{BellsMap, BoardMap, Instance, is_alive};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
-    Accuracy, Counter, ProcessId, Stage, WorkerIdentity, WorkerSlot, WorkerState, quantile_ns,
+    Accuracy, Counter, Precision, ProcessId, Stage, WorkerIdentity, WorkerSlot, WorkerState,
+    quantile_ns,
 };
 use serde::Serialize;
 
@@ -54,6 +55,8 @@ struct WorkerStatus {
     model: String,
     dimensions: u64,
     max_tokens: u64,
+    precision: &'static str,
+    text_tokens_max: u64,
     batches: u64,
     load_texts: u64,
     load_tokens: u64,
@@ -209,6 +212,11 @@ fn worker(
         model: identity.model.to_text(),
         dimensions: identity.dimensions,
         max_tokens: identity.max_tokens,
+        precision: u8::try_from(identity.precision)
+            .ok()
+            .and_then(Precision::from_wire)
+            .map_or("unknown", Precision::name),
+        text_tokens_max: identity.text_tokens_max,
         batches: count(Counter::Batches),
         load_texts: slot.load_texts.load(Ordering::Relaxed),
         load_tokens: slot.load_tokens.load(Ordering::Relaxed),
@@ -302,6 +310,7 @@ fn in_words(status: &Status) -> String {
             worker.rss_bytes >> 20,
             worker.rss_peak_bytes >> 20,
         ));
+        lines.push(format!("  rows in {}", worker.precision));
         let latency = &worker.latency_us;
         lines.push(format!(
             "  milliseconds p50/p99: queue {}/{}, run {}/{}, total {}/{}; waiting {} texts, {} tokens",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use embedring_ipc::clock::{now_ns, until};
 use embedring_ipc::{InstanceOptions, WaitStrategy, Waiter, is_alive};
+use embedring_policy::{BreakerLimits, BreakerState};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{Precision, WorkerIndex, WorkerState};
 
@@ -43,6 +44,7 @@ impl fmt::Debug for Client {
 pub(crate) struct Inner {
     options: InstanceOptions,
     wait: WaitStrategy,
+    breaker: BreakerLimits,
     session: RwLock<Arc<Session>>,
     pub(crate) reactor: Reactor,
     weak: Weak<Self>,
@@ -97,7 +99,7 @@ impl Inner {
         if old.is_current() {
             return Err(no_worker());
         }
-        match Session::open(&self.options) {
+        match Session::open(&self.options, self.breaker) {
             Ok(fresh) => *session = Arc::new(fresh),
             // Started again a moment ago: its board comes.
             Err(ConnectError::Map(_)) if old.instance.role_is_held("up") => {}
@@ -114,6 +116,7 @@ pub struct ClientBuilder {
     options: InstanceOptions,
     wait: WaitStrategy,
     wait_for_instance: Duration,
+    breaker: BreakerLimits,
 }
 
 impl ClientBuilder {
@@ -145,6 +148,14 @@ impl ClientBuilder {
         self
     }
 
+    /// When a device that fails is left alone, and for how long. Default after five failures in a row, for
+    /// half a second at first and a minute at most.
+    #[must_use]
+    pub fn breaker(mut self, limits: BreakerLimits) -> Self {
+        self.breaker = limits;
+        self
+    }
+
     /// How long to wait for an instance that is not there yet. Default not at all.
     #[must_use]
     pub fn wait_for_instance(mut self, time: Duration) -> Self {
@@ -160,7 +171,7 @@ impl ClientBuilder {
         let deadline_ns =
             now_ns().saturating_add(embedring_ipc::clock::to_ns(self.wait_for_instance));
         let session = loop {
-            match Session::open(&self.options) {
+            match Session::open(&self.options, self.breaker) {
                 Ok(session) => break session,
                 Err(error) => {
                     let left = until(deadline_ns);
@@ -174,6 +185,7 @@ impl ClientBuilder {
         let inner = Arc::new_cyclic(|weak| Inner {
             options: self.options,
             wait: self.wait,
+            breaker: self.breaker,
             session: RwLock::new(Arc::new(session)),
             reactor: Reactor::default(),
             weak: Weak::clone(weak),
@@ -207,6 +219,8 @@ pub struct WorkerInfo {
     pub load_tokens: u64,
     /// Time since its last sign of life.
     pub silent: Duration,
+    /// What this client lets through to it, by how it has done of late.
+    pub breaker: BreakerState,
 }
 
 impl Client {
@@ -244,6 +258,7 @@ impl Client {
             options: InstanceOptions::new(instance),
             wait: WaitStrategy::default(),
             wait_for_instance: Duration::ZERO,
+            breaker: BreakerLimits::default(),
         }
     }
 
@@ -365,6 +380,7 @@ impl Client {
                     load_texts: load.texts,
                     load_tokens: load.tokens,
                     silent: Duration::from_nanos(now.saturating_sub(heartbeat)),
+                    breaker: session.health.breaker(index, &identity, now),
                 })
             })
             .collect()

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use embedring_protocol::{Precision, RowMeta, TextFault};
 /// How one message of a call went. A short list travels as one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartInfo {
-    /// Which texts of the list it carried.
-    pub texts: Range<usize>,
+    /// Places in the list of the texts it carried, ascending.
+    pub texts: Arc<[usize]>,
     /// Name of the worker.
     pub worker: Arc<str>,
     /// Its device.
@@ -172,7 +171,9 @@ impl Embeddings<'_> {
     /// The message that carried text `index`.
     #[must_use]
     pub fn part_of(&self, index: usize) -> Option<&PartInfo> {
-        self.parts.iter().find(|part| part.texts.contains(&index))
+        self.parts
+            .iter()
+            .find(|part| part.texts.binary_search(&index).is_ok())
     }
 
     /// The rows as a vector of their own, `[len, dimensions]`.

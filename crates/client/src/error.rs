@@ -43,6 +43,26 @@ pub enum EmbedError {
         /// The models there are.
         served: String,
     },
+    /// Workers serve, but not on this device.
+    #[error("no worker runs on device '{wanted}'; there are: {devices}")]
+    NoDevice {
+        /// The device asked for.
+        wanted: String,
+        /// The devices there are.
+        devices: String,
+    },
+    /// All devices that could be used failed again and again of late, and none is tried again before the
+    /// deadline ([`crate::OnOverload::Fail`]: or at once).
+    #[error(
+        "all devices that could be used fail ({workers}); see the workers' logs, or try again in \
+         {retry_after:?}"
+    )]
+    DevicesFailing {
+        /// Their workers and devices.
+        workers: String,
+        /// When the first of them is tried again.
+        retry_after: Duration,
+    },
     /// The model has no prompt of that name.
     #[error("the model has no prompt named '{name}'")]
     UnknownPrompt {
@@ -119,6 +139,8 @@ impl EmbedError {
             Self::Connect(_) => "connect",
             Self::NoWorker { .. } => "no_worker",
             Self::WrongModel { .. } => "wrong_model",
+            Self::NoDevice { .. } => "no_device",
+            Self::DevicesFailing { .. } => "devices_failing",
             Self::UnknownPrompt { .. } => "unknown_prompt",
             Self::BadDimensions { .. } => "bad_dimensions",
             Self::PromptTooLong { .. } => "prompt_too_long",

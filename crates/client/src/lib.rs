@@ -17,6 +17,7 @@ mod call;
 mod client;
 mod embeddings;
 mod error;
+mod health;
 mod options;
 mod reactor;
 mod session;
@@ -31,3 +32,4 @@ mod embedding_types {
     pub use embedring_protocol::{Class, NormalizeOption, Precision, TextFault, Truncation};
 }
 pub use embedring_ipc::WaitStrategy;
+pub use embedring_policy::{BreakerLimits, BreakerState};

@@ -44,6 +44,9 @@ pub struct Options {
     pub prompt: Prompt,
     /// Name of the model wanted; `None` for whatever the instance serves.
     pub model: Option<String>,
+    /// The device to use: by its name (`cuda:0`), or by its kind (`cuda`) for any of that kind. `None` for
+    /// whichever answers first. No other device is used in its place.
+    pub use_device: Option<String>,
     /// What to do when the workers have no room.
     pub on_overload: OnOverload,
     /// Return rows although some texts failed; [`crate::Embeddings::fault`] then says which. Default
@@ -61,6 +64,7 @@ impl Default for Options {
             truncation: Truncation::Right,
             prompt: Prompt::Default,
             model: None,
+            use_device: None,
             on_overload: OnOverload::Retry,
             partial: false,
         }

@@ -125,8 +125,16 @@ pub(crate) const QUEUE_TOKENS_MAX: Bound = bound("workers.*.queue_tokens_max", 2
 pub(crate) const BATCH_TOKENS_MAX: Bound = bound("workers.*.batch_tokens_max", 8192, 1, 1 << 20);
 pub(crate) const BATCH_TEXTS_MAX: Bound = bound("workers.*.batch_texts_max", 256, 1, 1 << 16);
 pub(crate) const BATCH_POLICY_US: Bound = bound("workers.*.batch_policy_us", 5_000, 0, 10_000_000);
+pub(crate) const TEXT_TOKENS_MAX: Bound = bound("workers.*.text_tokens_max", 0, 0, 1 << 20);
 pub(crate) const SPIN_US: Bound = bound("workers.*.spin_us", 50, 0, 1_000_000);
 pub(crate) const NULL_HIDDEN: Bound = bound("workers.*.null_hidden", 384, 1, 4096);
+// By default as long as two cores take with a small model.
+pub(crate) const SIMULATED_BATCH_NS: Bound =
+    bound("workers.*.simulated_batch_ns", 1_000_000, 0, 60_000_000_000);
+pub(crate) const SIMULATED_TOKEN_NS: Bound =
+    bound("workers.*.simulated_token_ns", 100_000, 1, 60_000_000_000);
+pub(crate) const SIMULATED_SQUARE_PS: Bound =
+    bound("workers.*.simulated_square_ps", 43_000, 0, 60_000_000_000);
 pub(crate) const TICK_MS: Bound = bound("scheduler.tick_ms", 100, 10, 10_000);
 pub(crate) const BATCH_TIME_TARGET_MS: Bound =
     bound("scheduler.batch_time_target_ms", 100, 1, 60_000);
@@ -142,7 +150,7 @@ pub(crate) const READY_TIMEOUT_MS: Bound =
 pub(crate) const FRACTIONS: [Fraction; 1] = [MAX_LOSS];
 
 /// Every bound; a test holds the list against the keys that [`crate::raw::Raw`] reads.
-pub(crate) const ALL: [Bound; 22] = [
+pub(crate) const ALL: [Bound; 26] = [
     CLIENTS_MAX,
     REQUESTS_IN_FLIGHT_MAX,
     REQUEST_SLOT_BYTES,
@@ -156,8 +164,12 @@ pub(crate) const ALL: [Bound; 22] = [
     BATCH_TOKENS_MAX,
     BATCH_TEXTS_MAX,
     BATCH_POLICY_US,
+    TEXT_TOKENS_MAX,
     SPIN_US,
     NULL_HIDDEN,
+    SIMULATED_BATCH_NS,
+    SIMULATED_TOKEN_NS,
+    SIMULATED_SQUARE_PS,
     TICK_MS,
     BATCH_TIME_TARGET_MS,
     BACKOFF_MIN_MS,

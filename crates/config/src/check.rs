@@ -5,12 +5,10 @@ use toml::Value;
 use crate::bounds::{Bound, Fraction, MAX_WORKERS};
 use crate::bytes::Bytes;
 use crate::config::{BackendKind, Config, Model, PrecisionKind, Worker};
+use crate::device::Device;
 use crate::error::ConfigError;
 use crate::layers::Layers;
 use crate::schema::{Key, Kind};
-
-/// Devices that this build can compute on.
-const DEVICES: [&str; 1] = ["cpu"];
 
 /// Longest value shown in a message.
 const SHOWN_CHARS_MAX: usize = 80;
@@ -58,7 +56,7 @@ fn accepts_text(pattern: &str, text: &str) -> bool {
         && match pattern {
             "instance" | "runtime.prefix" => is_name(text, INSTANCE_CHARS_MAX),
             "runtime.dir" => text.starts_with('/'),
-            "workers.*.device" => DEVICES.contains(&text),
+            "workers.*.device" => Device::parse(text).is_some(),
             "model.name" | "log.level" => !text.trim().is_empty(),
             _ => true,
         }
@@ -100,7 +98,7 @@ pub(crate) fn allowed(key: &Key, kind: &Kind) -> String {
                 format!("a name of 1 to {INSTANCE_CHARS_MAX} of a-z, 0-9, _ and -")
             }
             "runtime.dir" => "an absolute path".to_owned(),
-            "workers.*.device" => format!("the devices of this build: {}", DEVICES.join(", ")),
+            "workers.*.device" => Device::ALLOWED.to_owned(),
             "model.name" => "the name of a model or the path of a folder".to_owned(),
             "log.level" => "a level or a filter".to_owned(),
             _ => "a string without zero bytes".to_owned(),
@@ -129,6 +127,7 @@ pub(crate) fn relations(config: &Config, layers: &Layers) -> Result<(), ConfigEr
     for (name, worker) in &config.workers {
         worker_relations(name, worker, &config.model, layers)?;
     }
+    one_kind_of_rows(config, layers)?;
     let key = |name| Key::new(["supervisor", name]);
     let (min, max) = (config.supervisor.backoff_min, config.supervisor.backoff_max);
     at_most(
@@ -175,6 +174,46 @@ fn worker_relations(
         });
     }
     Ok(())
+}
+
+/// Rows of a pattern and rows of a model must not meet in one answer. Beside a simulated device, which is
+/// there to stand for one of the others, they would.
+fn one_kind_of_rows(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
+    let is_pattern = |worker: &Worker| worker.backend == BackendKind::Null;
+    let mut workers = config.workers.iter();
+    let simulated = workers.find(|(_, worker)| matches!(worker.device, Device::Simulated(_)));
+    let Some((simulated, device)) = simulated else {
+        return Ok(());
+    };
+    let other = config
+        .workers
+        .iter()
+        .find(|(_, worker)| is_pattern(worker) != is_pattern(device));
+    let Some((other, _)) = other else {
+        return Ok(());
+    };
+    let (pattern, model) = if is_pattern(device) {
+        (simulated, other)
+    } else {
+        (other, simulated)
+    };
+    let backend = |name: &str| Key::new(["workers", name, "backend"]);
+    let key = backend(model);
+    let origin = layers
+        .origin(&key)
+        .or_else(|| layers.origin(&backend(pattern)))
+        .or_else(|| layers.origin(&Key::new(["workers", simulated.as_str(), "device"])));
+    Err(ConfigError::Value {
+        origin: origin.unwrap_or(crate::Origin::Default),
+        key: key.to_string(),
+        got: shown(&Value::String(
+            config.workers[model].backend.name().to_owned(),
+        )),
+        allowed: format!(
+            "\"null\" in all workers or in none, beside a simulated device; {} is \"null\"",
+            backend(pattern)
+        ),
+    })
 }
 
 fn at_most<T: Ord + std::fmt::Display>(

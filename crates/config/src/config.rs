@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::device::Device;
 use crate::error::ConfigError;
 use crate::raw::Raw;
 use crate::{check, convert, file, layers};
@@ -126,7 +127,7 @@ pub enum PoolingKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
     /// Device it computes on.
-    pub device: String,
+    pub device: Device,
     /// What computes.
     pub backend: BackendKind,
     /// Instructions of the packed backend.
@@ -151,12 +152,29 @@ pub struct Worker {
     pub batch_policy: BatchPolicyKind,
     /// What `fixed-size` waits and what a batch of `aimd` may take.
     pub batch_policy_time: Duration,
+    /// Tokens of a text that it takes at all; 0: any.
+    pub text_tokens_max: usize,
     /// How it waits for requests.
     pub wait: WaitKind,
     /// How long adaptive waiting spins.
     pub spin: Duration,
     /// Row width of the null backend.
     pub null_hidden: usize,
+    /// Costs of a simulated device.
+    pub simulated: Simulated,
+}
+
+/// What batches of a simulated device cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Simulated {
+    /// File with a table of costs, which counts alone; `None`: the costs below.
+    pub table: Option<PathBuf>,
+    /// Nanoseconds per batch.
+    pub batch_ns: u64,
+    /// Nanoseconds per token.
+    pub token_ns: u64,
+    /// Picoseconds per square of a text's tokens.
+    pub square_ps: u64,
 }
 
 /// What computes the rows.
@@ -208,6 +226,18 @@ impl BatchPolicyKind {
         Self::EarlyDrop,
         Self::EarliestDeadline,
     ];
+}
+
+impl BackendKind {
+    /// The name in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Packed => "packed",
+            Self::Candle => "candle",
+            Self::Null => "null",
+        }
+    }
 }
 
 /// The instructions that the packed backend uses.

@@ -8,8 +8,9 @@ use crate::bounds::{self, Bound};
 use crate::bytes::Bytes;
 use crate::config::{
     BackendKind, BatchPolicyKind, Config, KernelsKind, Limits, Log, LogFormat, Model,
-    PrecisionKind, Runtime, Scheduler, Supervisor, WaitKind, Worker,
+    PrecisionKind, Runtime, Scheduler, Simulated, Supervisor, WaitKind, Worker,
 };
+use crate::device::Device;
 use crate::raw::{
     Raw, RawLimits, RawLog, RawModel, RawRuntime, RawScheduler, RawSupervisor, RawWorker,
 };
@@ -19,7 +20,6 @@ const RUNTIME_DIR: &str = "/dev/shm";
 const RUNTIME_PREFIX: &str = "embedring";
 const MODEL_NAME: &str = "all-MiniLM-L6-v2";
 const WORKER_NAME: &str = "cpu";
-const WORKER_DEVICE: &str = "cpu";
 const LOG_LEVEL: &str = "info";
 
 pub(crate) fn from_raw(raw: Raw) -> Config {
@@ -80,9 +80,15 @@ fn model_from(raw: RawModel) -> Model {
 }
 
 fn worker_from(raw: RawWorker) -> Worker {
+    let device = raw.device.as_deref().and_then(Device::parse);
+    let device = device.unwrap_or(Device::Cpu);
+    let backend = match device {
+        Device::Simulated(_) => BackendKind::Null,
+        Device::Cpu | Device::Cuda(_) => BackendKind::Packed,
+    };
     Worker {
-        device: or(raw.device, WORKER_DEVICE),
-        backend: raw.backend.unwrap_or(BackendKind::Packed),
+        device,
+        backend: raw.backend.unwrap_or(backend),
         kernels: raw.kernels.unwrap_or(KernelsKind::Auto),
         threads: count(&bounds::THREADS, raw.threads),
         pin_threads: raw.pin_threads.unwrap_or(false),
@@ -96,9 +102,19 @@ fn worker_from(raw: RawWorker) -> Worker {
         batch_policy_time: Duration::from_micros(
             bounds::BATCH_POLICY_US.or_default(raw.batch_policy_us),
         ),
+        text_tokens_max: count(&bounds::TEXT_TOKENS_MAX, raw.text_tokens_max),
         wait: raw.wait.unwrap_or(WaitKind::Adaptive),
         spin: Duration::from_micros(bounds::SPIN_US.or_default(raw.spin_us)),
         null_hidden: count(&bounds::NULL_HIDDEN, raw.null_hidden),
+        simulated: Simulated {
+            table: raw
+                .simulated_table
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            batch_ns: bounds::SIMULATED_BATCH_NS.or_default(raw.simulated_batch_ns),
+            token_ns: bounds::SIMULATED_TOKEN_NS.or_default(raw.simulated_token_ns),
+            square_ps: bounds::SIMULATED_SQUARE_PS.or_default(raw.simulated_square_ps),
+        },
     }
 }
 
@@ -187,7 +203,7 @@ fn model_to(model: &Model) -> RawModel {
 
 fn worker_to(worker: &Worker) -> RawWorker {
     RawWorker {
-        device: Some(worker.device.clone()),
+        device: Some(worker.device.to_string()),
         backend: Some(worker.backend),
         kernels: Some(worker.kernels),
         threads: Some(wide(worker.threads)),
@@ -200,9 +216,18 @@ fn worker_to(worker: &Worker) -> RawWorker {
         batch_texts_max: Some(wide(worker.batch_texts_max)),
         batch_policy: Some(worker.batch_policy),
         batch_policy_us: Some(micros(worker.batch_policy_time)),
+        text_tokens_max: Some(wide(worker.text_tokens_max)),
         wait: Some(worker.wait),
         spin_us: Some(micros(worker.spin)),
         null_hidden: Some(wide(worker.null_hidden)),
+        simulated_table: worker
+            .simulated
+            .table
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned()),
+        simulated_batch_ns: Some(worker.simulated.batch_ns),
+        simulated_token_ns: Some(worker.simulated.token_ns),
+        simulated_square_ps: Some(worker.simulated.square_ps),
     }
 }
 

@@ -36,6 +36,7 @@ mod bounds;
 mod bytes;
 mod config;
 mod convert;
+mod device;
 mod error;
 
 mod schema;
@@ -48,6 +49,8 @@ mod layers;
 mod reference;
 
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
@@ -55,7 +58,8 @@ mod tests;
 pub use bounds::MAX_WORKERS;
 pub use config::{
     BackendKind, BatchPolicyKind, Config, KernelsKind, Limits, Log, LogFormat, Model, Overrides,
-    PoolingKind, PrecisionKind, Runtime, Scheduler, Supervisor, WaitKind, Worker,
+    PoolingKind, PrecisionKind, Runtime, Scheduler, Simulated, Supervisor, WaitKind, Worker,
 };
+pub use device::{Device, Gpu};
 pub use error::{ConfigError, Origin};
 pub use reference::reference_markdown;

@@ -98,9 +98,14 @@ pub(crate) struct RawModel {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawWorker {
-    /// Where the worker computes. This build has `cpu`.
+    /// Where the worker computes: `cpu`; an NVIDIA GPU by its number (`cuda:0`) or its identifier
+    /// (`cuda:GPU-…`, `cuda:MIG-…`), in builds that have the backend; or `simulated`
+    /// (`simulated:NAME`), a device that is not there and takes its time from a table of costs, for
+    /// tests and for planning.
     pub(crate) device: Option<String>,
-    /// What computes the rows.
+    /// What computes the rows. Default for a simulated device: `"null"`. With a model, a simulated
+    /// device gives the model's rows, computed on the CPU and held back until the time that its costs
+    /// say.
     pub(crate) backend: Option<BackendKind>,
     /// Instructions that `backend = "packed"` uses. The worker does not start on a processor that
     /// lacks them.
@@ -130,12 +135,24 @@ pub(crate) struct RawWorker {
     /// Time in microseconds that `batch_policy = "fixed-size"` waits for a batch to fill, and that a batch of
     /// `"aimd"` may take.
     pub(crate) batch_policy_us: Option<u64>,
+    /// Tokens of a text that this device takes at all; clients send longer ones to other devices. 0:
+    /// any.
+    pub(crate) text_tokens_max: Option<u64>,
     /// How the worker waits for requests.
     pub(crate) wait: Option<WaitKind>,
     /// Time in microseconds that `wait = "adaptive"` spins before it blocks.
     pub(crate) spin_us: Option<u64>,
     /// Width of the rows of `backend = "null"`.
     pub(crate) null_hidden: Option<u64>,
+    /// File with the costs of a simulated device, as `docs/devices.md` describes it. Read again when
+    /// it changes. Unset or empty: the other three `simulated_` keys.
+    pub(crate) simulated_table: Option<String>,
+    /// Nanoseconds that each batch of a simulated device takes, whatever is in it.
+    pub(crate) simulated_batch_ns: Option<u64>,
+    /// Nanoseconds that each token adds.
+    pub(crate) simulated_token_ns: Option<u64>,
+    /// Picoseconds that each text adds for the square of its tokens.
+    pub(crate) simulated_square_ps: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

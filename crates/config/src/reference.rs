@@ -48,7 +48,7 @@ write `'\"\"'`. Flags are stronger than both.
 Unknown keys and variables are errors. `embedring check-config` says whether a configuration is
 good, and with `--show` prints the effective values.
 
-Keys ending in `_ms` and `_us` are times in milliseconds and microseconds. Keys ending in `_bytes`
+Keys ending in `_ms`, `_us`, `_ns` and `_ps` are times in milliseconds and so on. Keys ending in `_bytes`
 take a number of bytes, or a string with B, KiB, MiB, GiB or TiB such as `\"64KiB\"`.
 
 ```toml

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::config::load_with;
 use crate::schema::{Kind, leaves};
 use crate::{
-    BackendKind, Config, ConfigError, KernelsKind, LogFormat, MAX_WORKERS, Overrides, PoolingKind,
-    PrecisionKind, WaitKind, bounds, reference_markdown,
+    BackendKind, Config, ConfigError, Device, KernelsKind, LogFormat, MAX_WORKERS, Overrides,
+    PoolingKind, PrecisionKind, WaitKind, bounds, reference_markdown,
 };
 
 /// Loads `toml` with `env` over it, on a host without any other file.
@@ -38,7 +38,7 @@ pub(crate) fn good(toml: &str, env: &[(&str, &str)]) -> Config {
 }
 
 /// The message for a refused configuration, with the folder of the file cut off.
-fn refused(toml: &str, env: &[(&str, &str)]) -> String {
+pub(crate) fn refused(toml: &str, env: &[(&str, &str)]) -> String {
     let message = load(toml.as_bytes(), env).expect_err(toml).to_string();
     match message.find("c.toml:") {
         Some(at) => message[at..].to_owned(),
@@ -65,8 +65,8 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(config.workers.keys().collect::<Vec<_>>(), ["cpu"]);
     let worker = &config.workers["cpu"];
     assert_eq!(
-        (worker.device.as_str(), worker.backend),
-        ("cpu", BackendKind::Packed)
+        (&worker.device, worker.backend),
+        (&Device::Cpu, BackendKind::Packed)
     );
     assert_eq!(
         (worker.kernels, worker.pin_threads),
@@ -345,8 +345,9 @@ fn messages_name_place_key_value_and_what_is_allowed() {
         "c.toml:1:15: runtime.dir is \"run\"; allowed: an absolute path",
     );
     check(
-        "[workers.w]\ndevice = \"cuda:0\"",
-        "c.toml:2:10: workers.w.device is \"cuda:0\"; allowed: the devices of this build: cpu",
+        "[workers.w]\ndevice = \"gpu\"",
+        "c.toml:2:10: workers.w.device is \"gpu\"; allowed: cpu, cuda:N, cuda:GPU-…, cuda:MIG-…, \
+         simulated, simulated:NAME",
     );
     check("limits = 3", "c.toml:1:10: limits is 3; allowed: a table");
     check(

@@ -80,12 +80,14 @@ impl WorkerPlace {
             max_tokens: 0,
             precision: 0,
             memory_max_bytes: 0,
+            text_tokens_max: 0,
         };
         let slot = &board.workers[index.get()];
         slot.set_state(WorkerState::Starting);
         slot.load_texts.store(0, Ordering::Relaxed);
         slot.load_tokens.store(0, Ordering::Relaxed);
         slot.busy_since_ns.store(0, Ordering::Relaxed);
+        slot.running_tokens.store(0, Ordering::Relaxed);
         slot.rss_peak_bytes.store(0, Ordering::Relaxed);
         slot.heartbeat_ns.store(now_ns(), Ordering::Relaxed);
         slot.identity.write(&identity);
@@ -247,6 +249,7 @@ pub fn free_dead_places(board: &BoardMap, bells: &BellsMap) -> usize {
             slot.load_texts.store(0, Ordering::Relaxed);
             slot.load_tokens.store(0, Ordering::Relaxed);
             slot.busy_since_ns.store(0, Ordering::Relaxed);
+            slot.running_tokens.store(0, Ordering::Relaxed);
             freed += 1;
         }
     }

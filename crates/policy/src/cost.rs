@@ -75,12 +75,16 @@ impl Cost {
             .saturating_add(u64::try_from(squares).unwrap_or(u64::MAX))
     }
 
+    /// What `tokens` tokens in texts of the usual lengths add to a batch, in nanoseconds.
+    #[must_use]
+    pub fn usual_work_ns(self, tokens: u64) -> u64 {
+        self.work_ns(tokens, tokens.saturating_mul(self.squares_per_token))
+    }
+
     /// Time for a batch of `tokens` tokens in texts of the usual lengths, in nanoseconds.
     #[must_use]
     pub fn batch_ns(self, tokens: u64) -> u64 {
-        let squares = tokens.saturating_mul(self.squares_per_token);
-        self.ns_per_batch
-            .saturating_add(self.work_ns(tokens, squares))
+        self.ns_per_batch.saturating_add(self.usual_work_ns(tokens))
     }
 
     /// Time until a worker with this load has done `tokens` more tokens, in nanoseconds.

@@ -4,28 +4,31 @@
 //! worker, scheduler and a simulator run the same code and every decision can be tested as a table.
 //!
 //! ```
-//! use embedring_policy::{Candidate, Cost, route};
+//! use embedring_policy::{Candidate, Cost, Errand, route};
 //! use embedring_protocol::{Load, WorkerIndex};
 //!
 //! let worker = |index, tokens| Candidate {
-//!     index: WorkerIndex::new(index).unwrap(),
-//!     cost: Cost::DEFAULT,
 //!     load: Load { tokens, ..Load::default() },
+//!     ..Candidate::idle(WorkerIndex::new(index).unwrap(), Cost::DEFAULT)
 //! };
-//! let chosen = route(&[worker(0, 5_000), worker(1, 100)], 20).unwrap();
-//! assert_eq!(chosen.get(), 1);
+//! let routed = route(&[worker(0, 5_000), worker(1, 100)], Errand::text(20), 0).unwrap();
+//! assert_eq!(routed.index.get(), 1);
 //! ```
 #![forbid(unsafe_code)]
 
 mod admit;
 mod baselines;
 mod batcher;
+mod breaker;
 mod cost;
+mod pace;
 mod route;
 mod schedule;
 
 pub use admit::{Admission, Bounds, Refusal, admit};
 pub use batcher::{BatchPolicy, Batcher, Next};
+pub use breaker::{Breaker, BreakerLimits, BreakerState};
 pub use cost::Cost;
-pub use route::{Candidate, route};
+pub use pace::Pace;
+pub use route::{Candidate, Errand, PACE_ONE, Routed, Running, is_overdue, route, share};
 pub use schedule::{Limits, Picked, Schedule, Waiting, due_ns};

@@ -139,6 +139,9 @@ pub struct WorkerIdentity {
     pub precision: u64,
     /// Resident bytes at which it takes nothing new; 0 for no bound.
     pub memory_max_bytes: u64,
+    /// Tokens of a text at most that this device takes at all; 0 for any. Longer ones fail with
+    /// [`crate::TextFault::TooLongForDevice`], and go to another device if there is one.
+    pub text_tokens_max: u64,
 }
 
 /// Stages of a request that are timed.
@@ -210,6 +213,8 @@ pub struct WorkerSlot {
     pub load_tokens: AtomicU64,
     /// When the running batch began; 0 when none runs.
     pub busy_since_ns: AtomicU64,
+    /// Tokens of the running batch, which are part of the load; 0 when none runs.
+    pub running_tokens: AtomicU64,
     /// Resident set in bytes.
     pub rss_bytes: AtomicU64,
     /// Highest resident set in bytes.
@@ -343,6 +348,7 @@ mod tests {
             load_texts: AtomicU64::new(0),
             load_tokens: AtomicU64::new(0),
             busy_since_ns: AtomicU64::new(0),
+            running_tokens: AtomicU64::new(0),
             rss_bytes: AtomicU64::new(0),
             rss_peak_bytes: AtomicU64::new(0),
             counters: std::array::from_fn(|_| AtomicU64::new(0)),

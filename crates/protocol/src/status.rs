@@ -74,6 +74,8 @@ pub enum TextFault {
     Tokenizer = 4,
     /// The model gave a row that is not finite, or that has no direction to normalise.
     BadRow = 5,
+    /// The text has more tokens than this device takes. Another device of the instance may take it.
+    TooLongForDevice = 6,
 }
 
 impl TextFault {
@@ -86,6 +88,7 @@ impl TextFault {
             3 => Some(Self::CutTooShort),
             4 => Some(Self::Tokenizer),
             5 => Some(Self::BadRow),
+            6 => Some(Self::TooLongForDevice),
             _ => None,
         }
     }
@@ -99,6 +102,7 @@ impl TextFault {
             Self::CutTooShort => "too_large",
             Self::Tokenizer => "tokenizer",
             Self::BadRow => "bad_row",
+            Self::TooLongForDevice => "too_long_for_device",
         }
     }
 }
@@ -114,6 +118,10 @@ impl fmt::Display for TextFault {
             }
             Self::Tokenizer => "the tokeniser failed on the text",
             Self::BadRow => "the model gave a row that is not finite or has no length",
+            Self::TooLongForDevice => {
+                "the text has more tokens than any device it may go to takes; raise \
+                 workers.NAME.text_tokens_max of one"
+            }
         })
     }
 }
@@ -130,6 +138,8 @@ pub enum Precision {
     Int8 = 2,
     /// Half precision products, f32 sums.
     F16 = 3,
+    /// None: a simulated device gives rows of a fixed pattern. Far from the others, whose numbers go on.
+    Simulated = 128,
 }
 
 impl Precision {
@@ -141,6 +151,7 @@ impl Precision {
             1 => Some(Self::Bf16),
             2 => Some(Self::Int8),
             3 => Some(Self::F16),
+            128 => Some(Self::Simulated),
             _ => None,
         }
     }
@@ -153,6 +164,7 @@ impl Precision {
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
             Self::F16 => "f16",
+            Self::Simulated => "simulated",
         }
     }
 }
@@ -171,13 +183,13 @@ mod tests {
 
     #[test]
     fn faults_and_precisions_survive_the_wire() {
-        for wire in 1..=5 {
+        for wire in 1..=6 {
             let fault = TextFault::from_wire(wire).unwrap();
             assert_eq!(fault as u8, wire);
             assert!(!fault.to_string().is_empty() && !fault.kind().is_empty());
         }
         assert_eq!(TextFault::from_wire(0), None);
-        for wire in 0..4 {
+        for wire in [0, 1, 2, 3, 128] {
             assert_eq!(Precision::from_wire(wire).unwrap() as u8, wire);
         }
         assert_eq!(Precision::from_wire(9), None);

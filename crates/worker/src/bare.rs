@@ -39,7 +39,7 @@ impl BareEngine {
     /// # Errors
     /// When the model can not be had.
     pub fn load(source: &ModelSource, threads: usize) -> Result<Self, ModelError> {
-        let (served, backend) = Served::start(source, threads)?;
+        let (served, backend) = Served::start(source, threads, None)?;
         Ok(Self {
             served,
             backend,

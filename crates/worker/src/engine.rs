@@ -84,8 +84,10 @@ struct Engine<'a> {
     batch: Batch,
     pooled: Vec<f32>,
     batches: u64,
+    /// What the plan says that batches cost.
+    cost: Option<Cost>,
     /// What a token took in the last batch: enough to tell a batch of microseconds from one of
-    /// milliseconds, with or without a plan.
+    /// milliseconds without a plan.
     ns_per_token: Option<u64>,
 }
 
@@ -104,11 +106,12 @@ pub fn run(
     let board = Arc::new(BoardMap::create(&instance, board_header(options))?);
     let bells = Arc::new(BellsMap::create(&instance)?);
     let mut place = WorkerPlace::claim(&board, &bells, &options.name)?;
-    let (served, backend) = Served::start(&options.model, options.threads)?;
+    let (served, backend) =
+        Served::start(&options.model, options.threads, options.simulated.as_ref())?;
     let served = Arc::new(served);
     place.slot().count(Counter::Loads, 1);
     let memory = bounded_memory(options, &place)?;
-    let identity = describe(&mut place, &served, options.memory_max_bytes);
+    let identity = describe(&mut place, &served, options);
     let ring =
         WorkerRing::create(&instance, place.incarnation(), options.limits).map_err(|source| {
             WorkerError::Ring {
@@ -148,6 +151,7 @@ pub fn run(
         batch: Batch::default(),
         pooled: Vec::new(),
         batches: 0,
+        cost: None,
         ns_per_token: None,
     };
     let intake_served = Arc::clone(&engine.served);
@@ -194,16 +198,17 @@ fn board_header(options: &WorkerOptions) -> BoardHeader {
     }
 }
 
-fn describe(place: &mut WorkerPlace, served: &Served, memory_max_bytes: u64) -> WorkerIdentity {
+fn describe(place: &mut WorkerPlace, served: &Served, options: &WorkerOptions) -> WorkerIdentity {
     let mut described = None;
     place.describe(|identity| {
-        identity.device = Name::lossy("cpu");
+        identity.device = Name::lossy(&served.device);
         identity.model = Name::lossy(&served.name);
         identity.model_id = served.id;
         identity.dimensions = served.dimensions() as u64;
         identity.max_tokens = served.max_tokens as u64;
         identity.precision = served.precision as u64;
-        identity.memory_max_bytes = memory_max_bytes;
+        identity.memory_max_bytes = options.memory_max_bytes;
+        identity.text_tokens_max = options.text_tokens_max;
         described = Some(*identity);
     });
     described.unwrap_or_else(|| unreachable!("describe calls its argument"))
@@ -283,6 +288,7 @@ impl Engine<'_> {
                 let now = now_ns();
                 intake.drop_lost(now);
                 let limits = Self::limits(&intake, self.options, now);
+                self.cost = limits.cost;
                 let taken = intake.queue.take_batch(now, limits, &mut self.batch);
                 intake.end_dropped();
                 match taken {
@@ -325,6 +331,7 @@ impl Engine<'_> {
         let slot = self.shared.place.slot();
         let hand_over = self.is_worth_a_hand_over(tokens);
         let begun_ns = now_ns();
+        slot.running_tokens.store(tokens, Ordering::Relaxed);
         slot.busy_since_ns.store(begun_ns, Ordering::Relaxed);
         if hand_over {
             self.shared.set_running(true);
@@ -337,6 +344,7 @@ impl Engine<'_> {
         }
         let finished_ns = now_ns();
         slot.busy_since_ns.store(0, Ordering::Relaxed);
+        slot.running_tokens.store(0, Ordering::Relaxed);
         let run_ns = finished_ns - begun_ns;
         self.batches += 1;
         self.ns_per_token = Some(run_ns / tokens.max(1));
@@ -362,8 +370,11 @@ impl Engine<'_> {
 
     /// True for a batch that runs so long that the ring should be served meanwhile.
     fn is_worth_a_hand_over(&self, tokens: u64) -> bool {
-        self.ns_per_token
-            .is_none_or(|per_token| per_token.saturating_mul(tokens) >= HAND_OVER_FROM_NS)
+        let planned = self.cost.map(|cost| cost.batch_ns(tokens));
+        let measured = || Some(self.ns_per_token?.saturating_mul(tokens));
+        planned
+            .or_else(measured)
+            .is_none_or(|ns| ns >= HAND_OVER_FROM_NS)
     }
 
     /// Runs the model on the batch; false when it failed.

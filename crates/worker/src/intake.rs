@@ -55,6 +55,7 @@ pub(crate) struct Intake {
     bells: Arc<BellsMap>,
     place: Arc<WorkerPlace>,
     bounds: Bounds,
+    text_tokens_max: u64,
     request_slot_bytes: usize,
     response_slot_bytes: usize,
     copy: Vec<u8>,
@@ -121,6 +122,7 @@ impl Intake {
             bells,
             place,
             bounds: options.queue,
+            text_tokens_max: options.text_tokens_max,
             request_slot_bytes: limits.request_slot_bytes,
             response_slot_bytes: limits.response_slot_bytes,
             copy: Vec::with_capacity(limits.request_slot_bytes),
@@ -367,6 +369,10 @@ impl Intake {
                 request.ids.truncate(start);
                 RowMeta::new(0, RowFlags::fault(TextFault::TooLong))
             }
+            Ok(encoded) if self.is_too_long(encoded.tokens) => {
+                request.ids.truncate(start);
+                RowMeta::new(0, RowFlags::fault(TextFault::TooLongForDevice))
+            }
             Ok(encoded) => {
                 let tokens = u32::try_from(encoded.tokens).unwrap_or(u32::MAX);
                 RowMeta::new(tokens, RowFlags::good(encoded.truncated, bytes.is_empty()))
@@ -382,6 +388,11 @@ impl Intake {
                 RowMeta::new(0, RowFlags::fault(fault))
             }
         }
+    }
+
+    /// Whether a text is for other devices.
+    fn is_too_long(&self, tokens: usize) -> bool {
+        self.text_tokens_max > 0 && tokens as u64 > self.text_tokens_max
     }
 
     /// A response head with what is the same in all of this worker's.

@@ -20,6 +20,7 @@ mod memory;
 mod model;
 mod queue;
 mod request;
+mod simulated;
 
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use thiserror::Error;
 pub use bare::{BareEngine, BareRunError};
 pub use engine::{Ended, run};
 pub use model::{ModelError, ModelSource};
+pub use simulated::{CostTable, CostTableError, CostTableProblem, Costs, SimulatedDevice};
 
 /// Everything a worker is told.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub struct WorkerOptions {
     pub limits: RingLimits,
     /// What it serves.
     pub model: ModelSource,
+    /// The device to simulate, with the rows of `model`; `None` for the one that `model` runs on.
+    pub simulated: Option<SimulatedDevice>,
     /// Threads that compute; 0 for one per core the process may use.
     pub threads: usize,
     /// Resident bytes at which it takes nothing new and ends, to be restarted; 0 for no bound.
@@ -59,6 +63,8 @@ pub struct WorkerOptions {
     pub batch_texts_max: usize,
     /// Who chooses its batches: ours, but for comparisons.
     pub batch_policy: BatchPolicy,
+    /// Tokens of a text at most that it takes at all, 0 for any; longer ones are for other devices.
+    pub text_tokens_max: u64,
     /// How it waits for requests.
     pub wait: WaitStrategy,
 }
@@ -73,6 +79,7 @@ impl WorkerOptions {
             instance: InstanceOptions::new(instance),
             limits: RingLimits::default(),
             model: ModelSource::Null { hidden },
+            simulated: None,
             threads: 1,
             memory_max_bytes: 0,
             idle_unload: Duration::ZERO,
@@ -83,6 +90,7 @@ impl WorkerOptions {
             batch_tokens_max: 8192,
             batch_texts_max: 256,
             batch_policy: BatchPolicy::default(),
+            text_tokens_max: 0,
             wait: WaitStrategy::default(),
         }
     }

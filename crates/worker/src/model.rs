@@ -13,6 +13,8 @@ use embedring_protocol::{ModelId, NormalizeOption, Precision, PromptKind};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use thiserror::Error;
 
+use crate::simulated::{CostTableError, Simulated, SimulatedDevice};
+
 /// What a worker serves.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
@@ -68,6 +70,9 @@ pub enum ModelError {
     /// The built-in calibration texts can not be cut into tokens.
     #[error("the calibration texts do not fit the model: {0}")]
     Calibration(TokenizeError),
+    /// The simulated device has no costs.
+    #[error("the costs of the simulated device: {0}")]
+    Costs(#[from] CostTableError),
 }
 
 /// Tokens a null model takes: as many as the models people use most.
@@ -87,6 +92,9 @@ pub(crate) struct Served {
     threads: usize,
     /// The cores of this process, where computing threads are tied to single ones of them.
     cores: Option<CpuSet>,
+    simulated: Option<SimulatedDevice>,
+    /// The device it runs on, as users know it.
+    pub(crate) device: String,
     /// Name people know it by.
     pub(crate) name: String,
     /// Digest of its weights.
@@ -108,15 +116,24 @@ impl Served {
     pub(crate) fn start(
         source: &ModelSource,
         threads: usize,
+        simulated: Option<&SimulatedDevice>,
     ) -> Result<(Self, Box<dyn Backend>), ModelError> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let mut served = Self::open(source, threads)?;
+        served.simulated = simulated.cloned();
         let (backend, survey) = served.make()?;
         let info = backend.info();
-        served.precision = on_the_wire(info.precision);
+        served.device.clone_from(&info.device);
+        served.precision = match (&served.engine, simulated) {
+            // Rows of a pattern, in no arithmetic that a device could have.
+            (Engine::Null, Some(_)) => Precision::Simulated,
+            (Engine::Null | Engine::Candle(_) | Engine::Packed(..), _) => {
+                on_the_wire(info.precision)
+            }
+        };
         if let Engine::Packed(_, options) = &mut served.engine {
             options.precision = PrecisionChoice::Fixed(info.precision);
             options.survey = false;
@@ -133,6 +150,8 @@ impl Served {
                 hidden: *hidden,
                 threads,
                 cores: None,
+                simulated: None,
+                device: String::new(),
                 name: "null".to_owned(),
                 id: ModelId([0xee; 16]),
                 max_tokens: NULL_TOKENS_MAX,
@@ -197,6 +216,8 @@ impl Served {
             hidden: info.hidden,
             threads,
             cores: None,
+            simulated: None,
+            device: String::new(),
             name: info.name,
             id: ModelId::from_digest(&info.digest),
             max_tokens: info.max_tokens,
@@ -214,6 +235,14 @@ impl Served {
     }
 
     fn make(&self) -> Result<(Box<dyn Backend>, Survey), ModelError> {
+        let (backend, survey) = self.make_engine()?;
+        Ok(match &self.simulated {
+            None => (backend, survey),
+            Some(device) => (Box::new(Simulated::new(device, backend)?), survey),
+        })
+    }
+
+    fn make_engine(&self) -> Result<(Box<dyn Backend>, Survey), ModelError> {
         Ok(match &self.engine {
             Engine::Null => {
                 let backend = NullBackend::new(self.hidden, self.max_tokens);
@@ -250,7 +279,8 @@ impl Served {
         const MB: u64 = 1_000_000;
         tracing::info!(
             model = self.name,
-            precision = %info.precision,
+            device = info.device,
+            precision = self.precision.name(),
             kernels = info.kernels,
             threads = self.threads,
             weights_mb = info.weights_bytes / MB,
@@ -343,7 +373,7 @@ mod tests {
             embedring_model::Precision::Int8,
         ] {
             let source = tiny(PrecisionChoice::Fixed(precision), Some("portable"));
-            let (served, backend) = Served::start(&source, 1).unwrap();
+            let (served, backend) = Served::start(&source, 1, None).unwrap();
             assert_eq!(served.precision, on_the_wire(precision));
             assert_eq!(backend.info().precision, precision);
             assert_eq!(backend.info().kernels, "portable");
@@ -353,7 +383,7 @@ mod tests {
     #[test]
     fn a_choice_is_made_once() {
         let source = tiny(PrecisionChoice::Auto { max_loss: 0.1 }, None);
-        let (served, first) = Served::start(&source, 1).unwrap();
+        let (served, first) = Served::start(&source, 1, None).unwrap();
         let (again, survey) = served.make().unwrap();
         assert_eq!(again.info(), first.info());
         assert_eq!(served.precision, on_the_wire(first.info().precision));
@@ -366,7 +396,7 @@ mod tests {
             PrecisionChoice::Fixed(embedring_model::Precision::F32),
             Some("mmx"),
         );
-        let error = Served::start(&source, 1).err();
+        let error = Served::start(&source, 1, None).err();
         assert!(matches!(error, Some(ModelError::Level(_))), "{error:?}");
     }
 
@@ -380,7 +410,7 @@ mod tests {
             *pin_threads = true;
         }
         let before = sched_getaffinity(None).unwrap();
-        let (served, backend) = Served::start(&source, 1).unwrap();
+        let (served, backend) = Served::start(&source, 1, None).unwrap();
         assert_eq!(sched_getaffinity(None).unwrap().count(), 1);
         drop(backend);
         served.untie();

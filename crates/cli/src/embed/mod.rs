@@ -75,6 +75,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
+    /// Device to use, as `cuda:0`, or kind of device, as `cuda`; no other is used in its place
+    #[arg(long, value_name = "DEVICE")]
+    use_device: Option<String>,
+
     /// Time each call of up to 256 texts may take, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 120_000)]
     timeout_ms: u64,
@@ -165,6 +169,7 @@ fn options(args: &Args) -> Options {
             (None, None) => Prompt::Default,
         },
         model: args.model.clone(),
+        use_device: args.use_device.clone(),
         partial: true,
         ..Options::default()
     }

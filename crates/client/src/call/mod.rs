@@ -2,42 +2,41 @@
 //! answer first, and what comes back is put together in the order asked. A message whose worker dies
 //! is sent again. Nothing here blocks.
 
+mod answer;
+mod part;
 mod send;
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use embedring_ipc::clock::{now_ns, to_ns};
 use embedring_ipc::{Pending, Reply};
+use embedring_policy::{Cost, is_overdue};
 use embedring_protocol::limits::PROMPT_BYTES_MAX;
 use embedring_protocol::sync::Ordering;
-use embedring_protocol::{ModelId, Precision, ResponseHeader, ResponseView, RowMeta, Status};
+use embedring_protocol::{ModelId, ResponseView, RowMeta, WorkerIndex};
 
-use crate::embeddings::{Embeddings, PartInfo, Rows, rows_in};
+use crate::embeddings::{Embeddings, PartInfo, Rows};
 use crate::error::EmbedError;
-use crate::options::{OnOverload, Options, Prompt};
-use crate::session::{Choice, Connection, Session};
+use crate::options::{Options, Prompt};
+use crate::session::{Choices, Connection, Session, Wanted};
+use part::{Part, Unsent};
 
 /// Workers that may die with the same message in their hands before it is no longer sent again.
 const DEATHS_MAX: u32 = 3;
 /// Pause before a message is tried again when the worker gave no hint.
 const PAUSE_NS: u64 = 10_000_000;
-/// A worker silent for this long while it has our message is given up for another one, if there is one.
-const HUNG_NS: u64 = 3_000_000_000;
+/// Times that workers may fail on a message before it is no longer sent again.
+const FAILURES_MAX: u32 = 4;
+/// A worker silent for this long while it has our message is given up for another one, if there is one;
+/// sooner, after a part of the call's time, where that is short.
+const HUNG_NS_MAX: u64 = 3_000_000_000;
+const HUNG_NS_MIN: u64 = 500_000_000;
+const HUNG_PART: u64 = 4;
 
 /// What a call waits for whose worker refused it for want of memory.
 const NO_MEMORY: &str = "its worker is at its memory bound";
-
-/// A message to be sent.
-#[derive(Clone, Debug)]
-struct Part {
-    texts: Range<usize>,
-    deaths: u32,
-    sent: u32,
-    not_before_ns: u64,
-}
 
 /// A message in the hands of a worker.
 struct Flight {
@@ -48,13 +47,27 @@ struct Flight {
     session: Arc<Session>,
     sent_ns: u64,
     tokens: u64,
+    /// What its worker's batches were planned to cost when it was sent.
+    cost: Cost,
+    /// When it was predicted to be answered, from then.
+    predicted_ns: u64,
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.connection
-            .in_flight_tokens
-            .fetch_sub(self.tokens, Ordering::Relaxed);
+        self.connection.in_flight.done(self.tokens);
+    }
+}
+
+impl Flight {
+    /// Its worker failed, or did not answer in time.
+    fn count_failure(&self, now_ns: u64) {
+        self.session.health.failed(
+            self.connection.index,
+            &self.connection.identity,
+            self.sent_ns,
+            now_ns,
+        );
     }
 }
 
@@ -88,16 +101,20 @@ pub(crate) struct Call<L> {
     pub(crate) deadline_ns: u64,
     model: ModelId,
     dimensions: usize,
-    next_text: usize,
+    /// Nothing before the first look at the workers.
+    unsent: Unsent,
+    has_begun: bool,
     again: VecDeque<Part>,
     flights: Vec<Flight>,
     answered: usize,
     rows: Vec<f32>,
     metas: Vec<RowMeta>,
     parts: Vec<PartInfo>,
-    choices: Vec<Choice>,
+    choices: Choices,
     waiting_for: &'static str,
     retry_after_ns: u64,
+    /// Set while all devices that it may use fail: when the first of them is tried again.
+    failing_until_ns: Option<u64>,
 }
 
 impl<L> Call<L> {
@@ -125,16 +142,18 @@ impl<L> Call<L> {
             deadline_ns: now_ns().saturating_add(to_ns(options.timeout)),
             model: ModelId::ANY,
             dimensions: 0,
-            next_text: 0,
+            unsent: Unsent::default(),
+            has_begun: false,
             again: VecDeque::new(),
             flights: Vec::new(),
             answered: 0,
             rows: Vec::new(),
             metas: Vec::new(),
             parts: Vec::new(),
-            choices: Vec::new(),
+            choices: Choices::default(),
             waiting_for: "it was not sent yet",
             retry_after_ns: 0,
+            failing_until_ns: None,
         })
     }
 
@@ -154,6 +173,9 @@ impl<L> Call<L> {
         if let Some(done) = self.receive::<S>(look_at_peers)? {
             return Ok(Some(done));
         }
+        if look_at_peers {
+            self.give_up_overdue(session);
+        }
         // An answer frees a slot, which is reason enough to send what waits for one.
         if tick.is_none() && self.flights.len() == in_flight {
             return Ok(None);
@@ -165,13 +187,32 @@ impl<L> Call<L> {
         if tick.is_some_and(|tick| tick.now_ns >= self.deadline_ns) {
             return Err(self.too_late());
         }
-        if self.next_text < self.texts.as_ref().len() || !self.again.is_empty() {
+        let all_sent = self.has_begun && self.unsent.is_empty(self.texts.as_ref().len());
+        if !all_sent || !self.again.is_empty() {
             self.send::<S>(session)?;
         }
         Ok(None)
     }
 
+    /// Which workers it may use.
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            model: self.model,
+            device: self.options.use_device.as_deref(),
+        }
+    }
+
+    /// The error of a call whose time is over. Workers that were to have answered long ago have failed.
     fn too_late(&self) -> EmbedError {
+        let now = now_ns();
+        for flight in &self.flights {
+            if is_overdue(flight.predicted_ns, now.saturating_sub(flight.sent_ns), 0) {
+                flight.count_failure(now);
+            }
+        }
+        if let Some(until_ns) = self.failing_until_ns {
+            return self.all_fail(until_ns);
+        }
         if self.retry_after_ns > 0 {
             return EmbedError::Overloaded {
                 retry_after: Duration::from_nanos(self.retry_after_ns),
@@ -183,6 +224,17 @@ impl<L> Call<L> {
         EmbedError::Deadline {
             timeout: self.options.timeout,
             reason: self.waiting_for,
+        }
+    }
+
+    fn all_fail(&self, until_ns: u64) -> EmbedError {
+        let names = self.choices.failing.iter();
+        let names: Vec<_> = names
+            .map(|worker| format!("{} on {}", worker.name.to_text(), worker.device.to_text()))
+            .collect();
+        EmbedError::DevicesFailing {
+            workers: names.join(", "),
+            retry_after: Duration::from_nanos(until_ns.saturating_sub(now_ns())),
         }
     }
 
@@ -230,19 +282,62 @@ impl<L> Call<L> {
     fn is_hung(&self, index: usize) -> bool {
         let flight = &self.flights[index];
         let board = flight.session.board();
+        let now = now_ns();
         let silent_ns = |worker: usize| {
             let heartbeat = board.workers[worker].heartbeat_ns.load(Ordering::Relaxed);
-            now_ns().saturating_sub(heartbeat)
+            now.saturating_sub(heartbeat)
         };
-        let ours = flight.connection.index.get();
-        silent_ns(ours) > HUNG_NS
-            && board.workers.iter().enumerate().any(|(other, slot)| {
-                other != ours && slot.state().takes_requests() && silent_ns(other) < HUNG_NS
-            })
+        let limit_ns = to_ns(self.options.timeout) / HUNG_PART;
+        let limit_ns = limit_ns.clamp(HUNG_NS_MIN, HUNG_NS_MAX);
+        let ours = flight.connection.index;
+        let is_other = |other: WorkerIndex| other != ours && silent_ns(other.get()) < limit_ns;
+        silent_ns(ours.get()) > limit_ns && flight.session.has_worker(self.wanted(), is_other)
+    }
+
+    /// Takes back messages that should have been answered long ago, where another worker is predicted to
+    /// answer them sooner than they have waited.
+    fn give_up_overdue(&mut self, session: &Session) {
+        let now = now_ns();
+        let mut index = 0;
+        while index < self.flights.len() {
+            let flight = &self.flights[index];
+            let waited_ns = now.saturating_sub(flight.sent_ns);
+            if is_overdue(flight.predicted_ns, waited_ns, 0)
+                && self.is_sooner_elsewhere(index, waited_ns, session)
+            {
+                let flight = self.flights.swap_remove(index);
+                flight.count_failure(now);
+                let mut part = flight.part.clone();
+                part.avoid(flight.connection.index);
+                part.not_before_ns = 0;
+                self.waiting_for = "its worker was late and no other one answered";
+                self.again.push_back(part);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn is_sooner_elsewhere(&mut self, index: usize, waited_ns: u64, session: &Session) -> bool {
+        let mut choices = std::mem::take(&mut self.choices);
+        session.choices(self.wanted(), &mut choices);
+        let flight = &self.flights[index];
+        let longest = session.density.tokens(flight.part.heaviest);
+        let others = choices.able.iter().map(|choice| &choice.candidate);
+        let sooner = others
+            .filter(|other| other.index != flight.connection.index && other.takes(longest))
+            .filter(|other| !flight.part.avoids(other.index))
+            .any(|other| {
+                let elsewhere_ns = other.completion_ns(flight.tokens);
+                is_overdue(flight.predicted_ns, waited_ns, elsewhere_ns)
+            });
+        self.choices = choices;
+        sooner
     }
 
     fn send_again_after_death(&mut self, flight: Flight, died: bool) -> Result<(), EmbedError> {
         flight.session.forget(&flight.connection);
+        flight.count_failure(now_ns());
         let deaths = flight.part.deaths + u32::from(died);
         if deaths >= DEATHS_MAX {
             return Err(EmbedError::WorkerDied { deaths });
@@ -265,132 +360,12 @@ impl<L> Call<L> {
         });
     }
 
-    /// Takes in an answer: rows, or a reason to try again or to fail.
-    fn answer<S>(&mut self, flight: Flight, reply: Reply) -> Result<Option<Done>, EmbedError>
-    where
-        L: AsRef<[S]>,
-        S: AsRef<str>,
-    {
-        let view = ResponseView::parse(reply.bytes()).map_err(|error| {
-            tracing::warn!(%error, "an answer could not be read");
-            EmbedError::Protocol
-        })?;
-        let head = *view.header();
-        if head.status() != Status::Ok {
-            self.refused(&flight, &head)?;
-            return Ok(None);
-        }
-        let fits = view.metas().len() == flight.part.texts.len()
-            && head.dimensions as usize == self.dimensions
-            && (self.model == ModelId::ANY || head.model == self.model);
-        if !fits {
-            return Err(misunderstood(&flight, &head));
-        }
-        if !self.options.partial {
-            let fault = view.metas().iter().enumerate().find_map(|(row, meta)| {
-                Some(EmbedError::Text {
-                    index: flight.part.texts.start + row,
-                    fault: meta.flags().fault_of()?,
-                })
-            });
-            if let Some(error) = fault {
-                return Err(error);
-            }
-        }
-        Ok(self.keep::<S>(&flight, reply, &view))
-    }
-
-    /// Keeps a message's rows: in the ring when it is the whole answer, else copied to their place.
-    fn keep<S>(&mut self, flight: &Flight, reply: Reply, view: &ResponseView) -> Option<Done>
-    where
-        L: AsRef<[S]>,
-        S: AsRef<str>,
-    {
-        let count = self.texts.as_ref().len();
-        self.parts.push(part_info(flight, view.header()));
-        let offset = view.rows_offset();
-        if flight.part.texts == (0..count) {
-            return Some(Done {
-                rows: Rows::Ring { reply, offset },
-                dimensions: self.dimensions,
-                metas: view.metas().to_vec(),
-                parts: std::mem::take(&mut self.parts),
-            });
-        }
-        self.rows.resize(count * self.dimensions, 0.0);
-        self.metas.resize(count, RowMeta::default());
-        let texts = flight.part.texts.clone();
-        let place = &mut self.rows[texts.start * self.dimensions..texts.end * self.dimensions];
-        place.copy_from_slice(rows_in(reply.bytes(), offset));
-        self.metas[texts.clone()].copy_from_slice(view.metas());
-        self.answered += texts.len();
-        if self.answered < count {
-            return None;
-        }
-        self.parts.sort_by_key(|part| part.texts.start);
-        Some(Done {
-            rows: Rows::Owned(std::mem::take(&mut self.rows)),
-            dimensions: self.dimensions,
-            metas: std::mem::take(&mut self.metas),
-            parts: std::mem::take(&mut self.parts),
-        })
-    }
-
-    fn refused(&mut self, flight: &Flight, head: &ResponseHeader) -> Result<(), EmbedError> {
-        match head.status() {
-            Status::Overloaded => {
-                self.retry_after_ns = head.retry_after_ns.max(1_000_000);
-                if self.options.on_overload == OnOverload::Fail {
-                    return Err(self.too_late());
-                }
-                // Half the predicted wait: being early costs a message, being late costs the device.
-                let pause_ns = (self.retry_after_ns / 2).clamp(1_000_000, 1_000_000_000);
-                self.send_later(flight, pause_ns, "the workers had no room");
-                Ok(())
-            }
-            Status::DeadlineExceeded => {
-                self.waiting_for = "the worker predicts to be late";
-                Err(self.too_late())
-            }
-            Status::ShuttingDown | Status::ModelUnavailable => {
-                self.send_later(flight, PAUSE_NS, "its worker is ending");
-                Ok(())
-            }
-            Status::MemoryFull if flight.part.sent < 200 => {
-                self.send_later(flight, PAUSE_NS * 5, NO_MEMORY);
-                Ok(())
-            }
-            Status::Internal if flight.part.sent < 2 => {
-                self.send_later(flight, PAUSE_NS, "the worker failed");
-                Ok(())
-            }
-            Status::MemoryFull => Err(EmbedError::NoMemory),
-            Status::WrongModel => Err(EmbedError::WrongModel {
-                wanted: self
-                    .options
-                    .model
-                    .clone()
-                    .unwrap_or_else(|| self.model.to_string()),
-                served: flight.connection.identity.model.to_text(),
-            }),
-            Status::UnknownPrompt => Err(EmbedError::UnknownPrompt {
-                name: match &self.options.prompt {
-                    Prompt::Named(name) => name.clone(),
-                    Prompt::Default | Prompt::Text(_) => String::new(),
-                },
-            }),
-            Status::BadDimensions => Err(EmbedError::BadDimensions {
-                asked: self.options.dimensions,
-                has: head.detail as usize,
-            }),
-            Status::Internal => Err(EmbedError::Worker),
-            Status::Ok | Status::BadRequest | Status::TooLarge => Err(misunderstood(flight, head)),
-        }
-    }
-
     /// True when nothing is in flight and nobody may ever take it.
     pub(crate) fn is_hopeless(&self, session: &Session) -> bool {
-        self.flights.is_empty() && self.choices.is_empty() && !session.worker_may_come()
+        self.flights.is_empty()
+            && self.choices.able.is_empty()
+            && self.choices.failing.is_empty()
+            && !session.worker_may_come()
     }
 }
 
@@ -407,41 +382,6 @@ fn is_for_another(reply: &Reply, id: u64) -> bool {
     }
     tracing::debug!(id = head.id, wanted_id = id, "an answer for somebody else");
     true
-}
-
-/// An answer that does not belong to its question. What was wrong with it goes to the log.
-fn misunderstood(flight: &Flight, head: &ResponseHeader) -> EmbedError {
-    tracing::warn!(
-        status = ?head.status(),
-        id = head.id,
-        wanted_id = flight.id,
-        rows = head.row_count,
-        dimensions = head.dimensions,
-        texts = flight.part.texts.len(),
-        sent = flight.part.sent,
-        worker = flight.connection.identity.name.to_text(),
-        "an answer does not fit its question"
-    );
-    EmbedError::Protocol
-}
-
-fn part_info(flight: &Flight, head: &ResponseHeader) -> PartInfo {
-    let [worker, device, model] = flight.connection.names.clone();
-    PartInfo {
-        texts: flight.part.texts.clone(),
-        worker,
-        device,
-        model,
-        precision: Precision::from_wire(head.precision).unwrap_or(Precision::F32),
-        queue: Duration::from_nanos(head.queue_ns),
-        tokenize: Duration::from_nanos(head.tokenize_ns),
-        run: Duration::from_nanos(head.run_ns),
-        round_trip: Duration::from_nanos(now_ns().saturating_sub(flight.sent_ns)),
-        batch: head.batch,
-        batch_texts: head.batch_texts,
-        batch_tokens: head.batch_tokens,
-        sent: flight.part.sent,
-    }
 }
 
 #[cfg(test)]
