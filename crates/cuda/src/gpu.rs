@@ -24,18 +24,15 @@ const LANES: usize = 2;
 const LOOK_FOR: Duration = Duration::from_micros(300);
 
 /// A GPU of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GpuInfo {
+struct GpuInfo {
     /// Its place in the driver's order.
-    pub index: usize,
+    index: usize,
     /// What it calls itself.
-    pub name: String,
+    name: String,
     /// Its UUID, as `nvidia-smi -L` prints it.
-    pub uuid: String,
-    /// Bytes of memory, all and free.
-    pub memory: (usize, usize),
+    uuid: String,
     /// Compute capability, for example (9, 0).
-    pub capability: (i32, i32),
+    capability: (i32, i32),
 }
 
 struct Gpu {
@@ -75,10 +72,7 @@ fn uuid(bytes: sys::CUuuid) -> String {
 }
 
 /// The GPUs of this machine, in the driver's order.
-///
-/// # Errors
-/// [`DeviceError::NoDriver`] or [`DeviceError::Driver`].
-pub fn gpus() -> Result<Vec<GpuInfo>, DeviceError> {
+fn gpus() -> Result<Vec<GpuInfo>, DeviceError> {
     // SAFETY: it only tries to load libraries.
     if !unsafe { sys::is_culib_present() } {
         return Err(DeviceError::NoDriver);
@@ -91,10 +85,6 @@ pub fn gpus() -> Result<Vec<GpuInfo>, DeviceError> {
                 index,
                 name: context.name().map_err(driver)?,
                 uuid: uuid(context.uuid().map_err(driver)?),
-                memory: {
-                    let (free, total) = context.mem_get_info().map_err(driver)?;
-                    (total, free)
-                },
                 capability: context.compute_capability().map_err(driver)?,
             })
         })

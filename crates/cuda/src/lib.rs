@@ -26,8 +26,6 @@ pub use device::{Device, DeviceError};
 #[cfg(feature = "emulation")]
 pub use emulated::Copies;
 pub use encoder::{Encoder, HostLayer, HostLinear, HostNorm, HostWeights, Shape, Tuning};
-#[cfg(feature = "gpu")]
-pub use gpu::{GpuInfo, gpus};
 pub use weights::{Activation, Numbers};
 
 #[cfg(not(feature = "gpu"))]
