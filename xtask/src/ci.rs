@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::run::{cargo, command, output, root, run, seconds, timed, works};
+use crate::run::{Failed, cargo, command, output, root, run, seconds, timed, works};
 use crate::{suite, tidy};
 
 /// How long each fuzz target runs. Long enough to replay what is known and to find a blunder.
@@ -19,7 +19,11 @@ const NOT_INSTALLED: &str = "not installed";
 enum Outcome {
     Passed,
     Skipped(&'static str),
-    Failed(String),
+    Failed {
+        why: String,
+        /// The end of what the program printed that failed.
+        last_lines: Vec<String>,
+    },
 }
 
 #[derive(Debug)]
@@ -52,16 +56,25 @@ pub(crate) fn ci() -> Result<()> {
     let mut rows = run_all(&GATE);
     let gate_failed = rows
         .iter()
-        .any(|row| matches!(row.outcome, Outcome::Failed(_)));
+        .any(|row| matches!(row.outcome, Outcome::Failed { .. }));
     if gate_failed {
         println!("ci: the gate failed, so the tests are not started");
     } else {
         rows.extend(run_all(&REST));
     }
+    // Whoever sees only the end of this sees what to mend.
+    for row in &rows {
+        if let Outcome::Failed { last_lines, .. } = &row.outcome {
+            println!("\n=== ci: the end of {}", row.name);
+            for line in last_lines {
+                println!("{line}");
+            }
+        }
+    }
     println!("\n{}", table(&rows));
     let failed: Vec<&str> = rows
         .iter()
-        .filter(|row| matches!(row.outcome, Outcome::Failed(_)))
+        .filter(|row| matches!(row.outcome, Outcome::Failed { .. }))
         .map(|row| row.name)
         .collect();
     if !failed.is_empty() {
@@ -74,7 +87,7 @@ fn run_all(checks: &[(&'static str, Check)]) -> Vec<Row> {
     let one = |(name, check): &(&'static str, Check)| {
         println!("\n=== ci: {name}");
         let (result, took) = timed(check);
-        let outcome = result.unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+        let outcome = result.unwrap_or_else(failed);
         println!("=== ci: {name}: {} in {}", words(&outcome), seconds(took));
         Row {
             name,
@@ -85,11 +98,19 @@ fn run_all(checks: &[(&'static str, Check)]) -> Vec<Row> {
     checks.iter().map(one).collect()
 }
 
+fn failed(error: anyhow::Error) -> Outcome {
+    let why = format!("{error:#}");
+    let last_lines = error
+        .downcast::<Failed>()
+        .map_or_else(|_| Vec::new(), |failed| failed.last_lines);
+    Outcome::Failed { why, last_lines }
+}
+
 fn words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Passed => "ok".to_owned(),
         Outcome::Skipped(why) => format!("skipped: {why}"),
-        Outcome::Failed(why) => format!("FAILED: {why}"),
+        Outcome::Failed { why, .. } => format!("FAILED: {why}"),
     }
 }
 

@@ -1,8 +1,11 @@
 //! Starting other programs: from the repository root, with what they are doing and took in sight.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -47,17 +50,93 @@ fn is_of_cargo_run(name: &str) -> bool {
     EXACT.contains(&name) || name.starts_with("CARGO_PKG_")
 }
 
-/// Runs `command` with our standard streams; an exit code other than 0 is an error.
+/// Lines of a failed program that are kept: a test runner's list of what failed, with the output of
+/// a few tests.
+const KEPT_LINES: usize = 200;
+
+/// A program that ended with another exit code than 0.
+#[derive(Debug, thiserror::Error)]
+#[error("`{line}` ended with {status}")]
+pub(crate) struct Failed {
+    line: String,
+    status: ExitStatus,
+    /// The end of what it printed; empty where it printed to a terminal.
+    pub(crate) last_lines: Vec<String>,
+}
+
+/// Runs `command` with our standard streams; an exit code other than 0 is an error ([`Failed`]).
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = shown(command);
     println!("$ {line}");
-    let status = command
-        .status()
-        .with_context(|| format!("could not start `{line}`"))?;
+    let (status, last_lines) = if std::io::stdout().is_terminal() {
+        (command.status(), Vec::new())
+    } else {
+        copied(command)
+    };
+    let status = status.with_context(|| format!("could not start `{line}`"))?;
     if !status.success() {
-        bail!("`{line}` ended with {status}");
+        return Err(Failed {
+            line,
+            status,
+            last_lines,
+        }
+        .into());
     }
     Ok(())
+}
+
+/// Runs `command`, prints what it prints and keeps the end of it.
+fn copied(command: &mut Command) -> (std::io::Result<ExitStatus>, Vec<String>) {
+    let started = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match started {
+        Ok(child) => child,
+        Err(error) => return (Err(error), Vec::new()),
+    };
+    let (sender, lines) = channel();
+    if let Some(stdout) = child.stdout.take() {
+        send_lines(stdout, sender.clone());
+    }
+    if let Some(stderr) = child.stderr.take() {
+        send_lines(stderr, sender);
+    }
+    let last_lines = print_lines(&lines, || !matches!(child.try_wait(), Ok(None)));
+    (child.wait(), last_lines)
+}
+
+fn send_lines(stream: impl Read + Send + 'static, sender: Sender<String>) {
+    std::thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        // What is no UTF-8 is printed as well as can be.
+        while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(text).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+}
+
+/// Prints `lines` until all their senders are gone, or until none came for a while after `ended`: a
+/// process that the program left behind may hold its output open.
+fn print_lines(lines: &Receiver<String>, mut ended: impl FnMut() -> bool) -> Vec<String> {
+    let mut last = VecDeque::with_capacity(KEPT_LINES);
+    loop {
+        let line = match lines.recv_timeout(Duration::from_millis(500)) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) if !ended() => continue,
+            Err(_) => return last.into(),
+        };
+        println!("{line}");
+        if last.len() == KEPT_LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
 }
 
 /// What `command` printed on its standard output, its standard error going to ours.
@@ -173,6 +252,14 @@ mod tests {
         assert!(
             error.to_string().contains("rustc --no-such-flag"),
             "{error}"
+        );
+        // Also from under the name of a step, which is how `ci` gets it.
+        let error = step("a step", || Err::<(), _>(error)).unwrap_err();
+        let failed = error.downcast_ref::<Failed>().unwrap();
+        let terminal = std::io::stdout().is_terminal();
+        assert!(
+            terminal || failed.last_lines.iter().any(|line| line.contains("no-such-flag")),
+            "{failed:?}"
         );
         let error = run(&mut command("embedring-no-such-program")).unwrap_err();
         assert!(error.to_string().contains("could not start"), "{error}");
