@@ -111,7 +111,10 @@ fn send_lines(stream: impl Read + Send + 'static, sender: Sender<String>) {
         let mut stream = BufReader::new(stream);
         let mut line = Vec::new();
         // What is no UTF-8 is printed as well as can be.
-        while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        while stream
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|read| read > 0)
+        {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             if sender.send(text).is_err() {
                 return;
@@ -258,7 +261,11 @@ mod tests {
         let failed = error.downcast_ref::<Failed>().unwrap();
         let terminal = std::io::stdout().is_terminal();
         assert!(
-            terminal || failed.last_lines.iter().any(|line| line.contains("no-such-flag")),
+            terminal
+                || failed
+                    .last_lines
+                    .iter()
+                    .any(|line| line.contains("no-such-flag")),
             "{failed:?}"
         );
         let error = run(&mut command("embedring-no-such-program")).unwrap_err();

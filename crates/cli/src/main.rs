@@ -1,6 +1,7 @@
 //! The `embedring` binary. See `README.md` beside `Cargo.toml` for the way through it.
 #![forbid(unsafe_code)]
 
+mod ab;
 mod bench;
 mod check_config;
 mod context;
@@ -53,6 +54,8 @@ enum Command {
     Embed(embed::Args),
     /// Show what is running
     Status(status::Args),
+    /// Try another batch time against the configured one, in turns, on the load that there is
+    Ab(ab::Args),
     /// Start an instance, embed sentences from two processes, show what happened, stop it
     Demo(demo::Args),
     /// Get and find models
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Down(args) => down::run(&context, &args),
         Command::Embed(args) => embed::run(&context, &args),
         Command::Status(args) => status::run(&context, &args),
+        Command::Ab(args) => ab::run(&context, &args),
         Command::Demo(args) => demo::run(&context, &args),
         Command::Model(args) => model::run(&args),
         Command::Bench(args) => bench::run(&context, &args),

@@ -27,8 +27,12 @@ mod fit;
 mod memory;
 mod model;
 mod number;
+mod paired;
 mod planner;
 mod saved;
+mod switchback;
 
+pub use paired::Paired;
 pub use planner::{Planner, PlanningInput};
 pub use saved::RestoreError;
+pub use switchback::{Arm, Switchback, Turn};

@@ -13,14 +13,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::histogram::Histogram;
 use crate::ids::{ModelId, Name, ProcessId};
 use crate::limits::{CLIENTS_MAX, WORKERS_MAX};
-use crate::plan::{Accuracies, Load, Plan, Report};
+use crate::plan::{Accuracies, Load, Plan, Report, Trial};
 use crate::seqlock::SeqLock;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// First word of a board that is ready.
 pub const BOARD_MAGIC: u64 = u64::from_le_bytes(*b"EMBRBRD1");
 /// Layout version of board and bells; another one is refused.
-pub const BOARD_VERSION: u64 = 2;
+pub const BOARD_VERSION: u64 = 3;
 /// Reports kept per worker; older ones are overwritten. A thousand batches a second between two looks of
 /// a scheduler that comes ten times a second, and as many again.
 pub const REPORTS_PER_WORKER: usize = 256;
@@ -56,6 +56,8 @@ pub struct SchedulerSlot {
     pub plan: SeqLock<Plan, { size_of::<Plan>() / 8 }>,
     /// How good its predictions were.
     pub accuracies: SeqLock<Accuracies, { size_of::<Accuracies>() / 8 }>,
+    /// What it is asked to try, written by whoever asks.
+    pub trial: SeqLock<Trial, { size_of::<Trial>() / 8 }>,
     /// Dead processes it cleaned up after.
     pub cleanups: AtomicU64,
 }

@@ -41,6 +41,26 @@ pub struct Plan {
     pub workers: [WorkerPlan; WORKERS_MAX],
 }
 
+/// Another batch time that is tried in turns against the configured one (`embedring ab`). All zero: none.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Trial {
+    /// When the first block begins, `CLOCK_MONOTONIC` nanoseconds.
+    pub begun_ns: u64,
+    /// When the last block ends.
+    pub until_ns: u64,
+    /// Length of a block in nanoseconds.
+    pub block_ns: u64,
+    /// What does not count at the beginning of a block, in nanoseconds.
+    pub settle_ns: u64,
+    /// Decides whose turn it is.
+    pub seed: u64,
+    /// How long a batch should take at most in the other one's turns, in nanoseconds.
+    pub batch_time_target_ns: u64,
+}
+
 /// What a worker has to do at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {

@@ -22,7 +22,7 @@ use embedring_ipc::{
     BellsMap, BoardMap, Instance, InstanceError, InstanceOptions, MapError, RingLimits,
     clean_up_dead, current_process,
 };
-use embedring_optimizer::{Planner, PlanningInput};
+use embedring_optimizer::{Arm, Planner, PlanningInput, Switchback};
 use embedring_protocol::limits::WORKERS_MAX;
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{BoardHeader, WorkerState};
@@ -150,7 +150,7 @@ impl Scheduler<'_> {
             .store(now_ns, Ordering::Relaxed);
         self.observe();
         let plan = self.planner.plan(PlanningInput {
-            batch_time_target_ns: to_ns(self.options.batch_time_target),
+            batch_time_target_ns: self.batch_time_target_ns(now_ns),
             now_ns,
         });
         self.board.scheduler.plan.write(&plan);
@@ -167,6 +167,25 @@ impl Scheduler<'_> {
         if std::mem::take(&mut self.learned) && self.instance.still_there() {
             self.state.save(&self.planner, self.instance.free_bytes());
         }
+    }
+
+    /// The configured one, but in its turns the one that is tried.
+    fn batch_time_target_ns(&self, now_ns: u64) -> u64 {
+        let trial = self.board.scheduler.trial.read();
+        trial
+            .filter(|trial| (trial.begun_ns..trial.until_ns).contains(&now_ns))
+            .filter(|trial| {
+                let turns = Switchback {
+                    begun_ns: trial.begun_ns,
+                    block_ns: trial.block_ns,
+                    settle_ns: trial.settle_ns,
+                    seed: trial.seed,
+                };
+                turns.at(now_ns).arm == Arm::B
+            })
+            .map_or(to_ns(self.options.batch_time_target), |trial| {
+                trial.batch_time_target_ns
+            })
     }
 
     /// Takes in the reports of each worker's current start.
