@@ -262,6 +262,7 @@ mod tests {
         let stop = AtomicBool::new(false);
         let (ready, wait) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
+            let _stops = Stops(&stop);
             let scheduler =
                 scope.spawn(|| run(&options, &stop, &mut || ready.send(()).unwrap()).unwrap());
             wait.recv().unwrap();
@@ -308,18 +309,27 @@ mod tests {
         });
     }
 
+    /// Ends the scheduler when a test ends, also by a panic: the scope would wait for it for ever.
+    struct Stops<'a>(&'a AtomicBool);
+
+    impl Drop for Stops<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
     /// Runs a scheduler until `until` says so.
     fn run_until(options: &SchedulerOptions, until: impl Fn(&BoardMap) -> bool) {
         let stop = AtomicBool::new(false);
         let (ready, wait) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
+            let _stops = Stops(&stop);
             scope.spawn(|| run(options, &stop, &mut || ready.send(()).unwrap()).unwrap());
             wait.recv().unwrap();
             let board = BoardMap::open(&Instance::open(&options.instance).unwrap()).unwrap();
             while !until(&board) {
                 std::thread::yield_now();
             }
-            stop.store(true, Relaxed);
         });
     }
 
