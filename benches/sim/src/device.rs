@@ -81,6 +81,31 @@ impl Costs {
 }
 
 impl Device {
+    /// One that takes so many times as long for everything.
+    pub(crate) fn slower(&self, times: f64) -> Self {
+        let Costs {
+            fixed_ns,
+            token_ns,
+            square_ns,
+        } = self.costs;
+        Self {
+            costs: Costs {
+                fixed_ns: fixed_ns * times,
+                token_ns: token_ns * times,
+                square_ns: square_ns * times,
+            },
+            ..self.clone()
+        }
+    }
+
+    /// The same for users who have as much time as those of `other`.
+    pub(crate) fn with_deadline_of(&self, other: &Self) -> Self {
+        Self {
+            deadline_ns: other.deadline_ns,
+            ..self.clone()
+        }
+    }
+
     /// What a batch takes, but for noise.
     pub(crate) fn batch_ns(&self, batch: &[Request]) -> f64 {
         let ratio = self

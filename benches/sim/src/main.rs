@@ -10,6 +10,8 @@ mod device;
 mod others;
 mod ours;
 mod plot;
+mod pool;
+mod pool_study;
 mod provenance;
 mod report;
 mod request;
@@ -28,7 +30,7 @@ use study::Extent;
 
 /// Simulates devices under load: ours beside what others do.
 ///
-/// Writes sim.md (tables), sim.json and sim.svg.
+/// Writes sim.md (tables), sim.json and sim.svg; of two devices sim-pool.md and sim-pool.json.
 #[derive(Debug, Parser)]
 struct Args {
     /// A few seeds and short runs: minutes become seconds, and numbers rough.
@@ -51,7 +53,8 @@ struct Args {
     /// Time of a question on the devices of --cost-table.
     #[arg(long, default_value_t = 100, value_name = "MS")]
     deadline_ms: u64,
-    /// Only devices and arrivals whose names contain this, as in `cpu poisson`.
+    /// Only devices and arrivals whose names contain this, as in `cpu poisson` or `pool`. Files of which
+    /// nothing is left are not written.
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -81,6 +84,30 @@ fn main() -> Result<()> {
     } else {
         println!("no trace at {}: left out", args.trace.display());
     }
+    let heading = format!(
+        "Written by `cargo xtask bench sim`: {} requests a run, tuned on {} seeds, measured on {} others.",
+        extent.requests,
+        extent.tuned_on.end - extent.tuned_on.start,
+        extent.measured_on.end - extent.measured_on.start,
+    );
+    std::fs::create_dir_all(&args.results)
+        .with_context(|| format!("cannot make {}", args.results.display()))?;
+    let write = |file: &str, text: &str| {
+        let path = args.results.join(file);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let pairs = pool_study::study(&arrivals, &extent, &args.only, |name| println!("{name}"));
+    if !pairs.is_empty() {
+        let markdown = pool_study::markdown(&pairs, &heading);
+        println!("{markdown}");
+        write("sim-pool.md", &markdown)?;
+        let json =
+            serde_json::json!({ "from": provenance::here(), "extent": extent, "pairs": pairs });
+        write(
+            "sim-pool.json",
+            &(serde_json::to_string_pretty(&json)? + "\n"),
+        )?;
+    }
     let checks = checks(if args.quick { 40 } else { 200 })?;
     let mut devices = vec![device::CPU, device::GPU];
     for path in &args.cost_table {
@@ -97,21 +124,12 @@ fn main() -> Result<()> {
             }
         }
     }
-    let heading = format!(
-        "Written by `cargo xtask bench sim`: {} requests a run, tuned on {} seeds, measured on {} others.",
-        extent.requests,
-        extent.tuned_on.end - extent.tuned_on.start,
-        extent.measured_on.end - extent.measured_on.start,
-    );
+    if panels.is_empty() {
+        return Ok(());
+    }
     let decisions = decision::decisions();
     let markdown = report::markdown(&panels, &decisions, &checks, &heading)?;
     println!("{markdown}");
-    std::fs::create_dir_all(&args.results)
-        .with_context(|| format!("cannot make {}", args.results.display()))?;
-    let write = |file: &str, text: &str| {
-        let path = args.results.join(file);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
     write("sim.md", &markdown)?;
     let json = serde_json::json!({
         "from": provenance::here(),

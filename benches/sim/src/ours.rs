@@ -3,10 +3,13 @@
 
 use embedring_optimizer::{Planner, PlanningInput};
 use embedring_policy::{Cost, Limits, Schedule, Waiting};
-use embedring_protocol::Report;
+use embedring_protocol::{Report, WorkerIndex};
+
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
 
 use crate::device::{Costs, Device, float, whole};
-use crate::request::Request;
+use crate::request::{Kind, Request};
 use crate::run::{Next, Policy};
 
 /// Batches from one plan to the next; the first ones come as soon as there is something to plan from.
@@ -15,12 +18,18 @@ const PLAN_EVERY: u64 = 16;
 const TOKENS_MAX: u64 = 8_192;
 /// A batch takes at most this part of the tightest time that anybody has.
 const BATCH_SHARE: f64 = 0.5;
+/// Texts and tokens of what a worker tries out; see its `trial.rs`. Of a slow device the time ends it sooner.
+const TRIALS: [(usize, u64); 4] = [(1, 8), (4, 64), (1, 64), (16, 16)];
+/// Of the mix: Σ tokens² / Σ tokens.
+const SQUARES_PER_TOKEN: u64 = 170;
 
 /// The worker's and the scheduler's part in one.
 #[derive(Debug)]
 pub(crate) struct Ours {
     costs: Costs,
     worst_1024: u64,
+    /// What clients see of the plan: costs, and tokens that a batch may hold.
+    plan: Option<(Cost, u64)>,
     learns: Option<Planner>,
     /// What the operator allows.
     batch_time_target_ns: u64,
@@ -35,9 +44,11 @@ impl Ours {
     /// Knows what batches cost.
     pub(crate) fn knowing(device: &Device) -> Self {
         let batch_time_target_ns = whole(float(device.deadline_ns) * BATCH_SHARE);
+        let cost = true_cost(&device.costs);
         Self {
             costs: device.costs,
             worst_1024: Cost::DEFAULT.worst_1024,
+            plan: Some((cost, cost.tokens_within(batch_time_target_ns))),
             learns: None,
             batch_time_target_ns,
             batch_ns_max: batch_time_target_ns,
@@ -48,19 +59,60 @@ impl Ours {
         }
     }
 
-    /// Knows nothing at first, like a worker without a plan: a token counts as a nanosecond, and only
-    /// order and bounds count.
+    /// Knows what a few batches before the first request took, as a worker runs them when it begins.
     pub(crate) fn learning(device: &Device) -> Self {
+        let mut ours = Self::knowing_nothing(device);
+        let mut random = ChaCha8Rng::seed_from_u64(0x7e57);
+        for (texts, tokens) in TRIALS {
+            let request = Request {
+                kind: Kind::Question,
+                arrived_ns: 0,
+                deadline_ns: 0,
+                tokens,
+            };
+            let batch = vec![request; texts];
+            let run_ns = device.run_ns(&batch, &mut random);
+            ours.ran(&batch, run_ns);
+        }
+        ours
+    }
+
+    /// Like a worker without a plan: a token counts as a nanosecond, and only order and bounds count.
+    fn knowing_nothing(device: &Device) -> Self {
         Self {
             costs: Costs {
                 fixed_ns: 0.0,
                 token_ns: 1.0,
                 square_ns: 0.0,
             },
+            plan: None,
             learns: Some(Planner::default()),
             batch_ns_max: TOKENS_MAX,
             ..Self::knowing(device)
         }
+    }
+}
+
+/// What a planner that knows the device would publish; a token of the mix is in a text of about a hundred.
+fn true_cost(costs: &Costs) -> Cost {
+    Cost {
+        ns_per_batch: whole(costs.fixed_ns),
+        ns_per_token: whole(costs.token_ns).max(1),
+        ps_per_square: whole(costs.square_ns * 1e3),
+        squares_per_token: SQUARES_PER_TOKEN,
+        ..Cost::DEFAULT
+    }
+}
+
+impl Ours {
+    /// What batches cost and how many tokens one may hold, once there is a plan.
+    pub(crate) fn plan(&self) -> Option<(Cost, u64)> {
+        self.plan
+    }
+
+    /// Those that wait.
+    pub(crate) fn queue(&self) -> &[Request] {
+        &self.queue
     }
 }
 
@@ -122,8 +174,12 @@ impl Policy for Ours {
                 batch_time_target_ns: self.batch_time_target_ns,
                 now_ns: 0,
             };
-            let plan = planner.plan(input).workers[0];
+            let whole_plan = planner.plan(input);
+            let plan = whole_plan.workers[0];
             if plan.ns_per_token > 0 {
+                self.plan = WorkerIndex::new(0)
+                    .and_then(|index| Cost::planned(Some(&whole_plan), index))
+                    .map(|cost| (cost, plan.batch_tokens_max));
                 self.batch_ns_max = self.batch_time_target_ns;
                 self.costs.fixed_ns = float(plan.ns_per_batch);
                 self.costs.token_ns = float(plan.ns_per_token);

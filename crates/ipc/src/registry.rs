@@ -68,6 +68,7 @@ impl WorkerPlace {
         let _held = board.lock().ok_or(ClaimError::ReadOnly)?;
         let index = find_place(board, &Name::lossy(name))?;
         let process = current_process();
+        let slot = &board.workers[index.get()];
         let identity = WorkerIdentity {
             process,
             // Unique on this host since boot: no two processes have one pid at one nanosecond.
@@ -81,8 +82,8 @@ impl WorkerPlace {
             precision: 0,
             memory_max_bytes: 0,
             text_tokens_max: 0,
+            reports_before: slot.reports_written(),
         };
-        let slot = &board.workers[index.get()];
         slot.set_state(WorkerState::Starting);
         slot.load_texts.store(0, Ordering::Relaxed);
         slot.load_tokens.store(0, Ordering::Relaxed);

@@ -39,10 +39,11 @@ pub(crate) struct Model {
 
 impl Model {
     /// Of a worker that begins. What an earlier start of the same worker with the same model taught is
-    /// kept, to be forgotten soon: threads or neighbours may be others.
-    pub(crate) fn begin(&mut self, identity: &WorkerIdentity) {
+    /// kept, to be forgotten soon: threads or neighbours may be others. False when this very start is known.
+    pub(crate) fn begin(&mut self, identity: &WorkerIdentity) -> bool {
+        let mut is_new = true;
         match &self.identity {
-            Some(known) if known.incarnation == identity.incarnation => {}
+            Some(known) if known.incarnation == identity.incarnation => is_new = false,
             Some(known) if is_alike(known, identity) => {
                 self.fit.soften();
                 self.drift.begin_anew();
@@ -50,6 +51,7 @@ impl Model {
             Some(_) | None => *self = Self::default(),
         }
         self.identity = Some(*identity);
+        is_new
     }
 
     /// Takes in how a batch went.

@@ -31,11 +31,12 @@ pub struct Planner {
 
 impl Planner {
     /// A worker has begun at place `worker`, or is seen there for the first time. What is known of an
-    /// earlier start of it holds on, weakly; what is known of another worker is forgotten.
-    pub fn begin(&mut self, worker: usize, identity: &WorkerIdentity) {
-        if let Some(model) = self.models.get_mut(worker) {
-            model.get_or_insert_default().begin(identity);
-        }
+    /// earlier start of it holds on, weakly; what is known of another worker is forgotten. False when this
+    /// very start is known already.
+    pub fn begin(&mut self, worker: usize, identity: &WorkerIdentity) -> bool {
+        self.models
+            .get_mut(worker)
+            .is_some_and(|model| model.get_or_insert_default().begin(identity))
     }
 
     /// Takes in how a batch of worker `worker` went. A report that can not be true is passed over.

@@ -76,6 +76,12 @@ impl Candidate {
             .saturating_add(self.paced(queued_ns))
     }
 
+    /// The same in the worst of a hundred cases.
+    fn worst_completion_ns(&self, tokens: u64) -> u64 {
+        let ns = u128::from(self.completion_ns(tokens)) * u128::from(self.cost.worst_1024) / 1024;
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+
     /// Tokens of the load that do not run yet.
     fn waiting(&self) -> u64 {
         let running = self.running.map_or(0, |running| running.tokens);
@@ -114,6 +120,8 @@ pub struct Errand {
     pub longest: u64,
     /// Tokens of the list that are still to be sent, these included.
     pub left: u64,
+    /// Nanoseconds until all of the list is too late; `u64::MAX` when it never is.
+    pub time_ns: u64,
 }
 
 impl Errand {
@@ -124,6 +132,7 @@ impl Errand {
             tokens,
             longest: tokens,
             left: tokens,
+            time_ns: u64::MAX,
         }
     }
 }
@@ -145,8 +154,10 @@ const AS_GOOD_PART: u64 = 8;
 
 /// The worker predicted to be done first; `None` when no candidate takes a text of this length.
 ///
-/// A slow device gets a text only when waiting for the fast one would take longer than its own service: the
-/// prediction of either includes both. With few devices on one host all of them are asked, there is no
+/// A slow device gets a text only when waiting for the fast one would take longer than its own service (the
+/// prediction of either includes both), and when it will be in time even in the worst case. Of devices that
+/// may all be too late only the fast ones are asked (see [`Fit`]): a slow one that got what is late there
+/// would have no time for what it could do. With few devices on one host all of them are asked, there is no
 /// reason to sample. Among those that are as good as the best, `dice` (any number, another one each time)
 /// decides: many clients that look at one board at the same moment must not all choose the same worker.
 ///
@@ -155,10 +166,11 @@ const AS_GOOD_PART: u64 = 8;
 /// tokens, whatever the devices have to do already.
 #[must_use]
 pub fn route(candidates: &[Candidate], errand: Errand, dice: u64) -> Option<Routed> {
+    let fit = Fit::of(candidates, errand);
     let able = || {
         candidates
             .iter()
-            .filter(|candidate| candidate.takes(errand.longest))
+            .filter(|candidate| fit.allows(candidate, errand))
             .map(|candidate| (candidate, candidate.completion_ns(errand.tokens)))
     };
     let best_ns = able().map(|(_, ns)| ns).min()?;
@@ -178,6 +190,44 @@ pub fn route(candidates: &[Candidate], errand: Errand, dice: u64) -> Option<Rout
         completion_ns,
         tokens: share(candidates, chosen, errand.left).max(errand.tokens),
     })
+}
+
+/// Which devices are asked at all.
+#[derive(Clone, Copy, Debug)]
+enum Fit {
+    /// Those that are in time even in the worst case, since there is one.
+    InTime,
+    /// None is sure to be in time: those that need at most so many nanoseconds for a token. A device serves by
+    /// deadline and may still be in time, the sooner the more it gets done.
+    Fast(f64),
+}
+
+impl Fit {
+    /// Devices that take no more than so many times the time of the fastest count as fast as it.
+    const AS_FAST_TIMES: f64 = 2.0;
+
+    fn of(candidates: &[Candidate], errand: Errand) -> Self {
+        let in_time = candidates
+            .iter()
+            .any(|candidate| Self::InTime.allows(candidate, errand));
+        if in_time {
+            return Self::InTime;
+        }
+        let fastest_ns = candidates
+            .iter()
+            .filter(|candidate| candidate.takes(errand.longest))
+            .map(Candidate::token_ns)
+            .fold(f64::INFINITY, f64::min);
+        Self::Fast(fastest_ns * Self::AS_FAST_TIMES)
+    }
+
+    fn allows(self, candidate: &Candidate, errand: Errand) -> bool {
+        let fits = match self {
+            Self::InTime => candidate.worst_completion_ns(errand.tokens) <= errand.time_ns,
+            Self::Fast(ns) => candidate.token_ns() <= ns,
+        };
+        fits && candidate.takes(errand.longest)
+    }
 }
 
 /// Tokens of `left_tokens` that `chosen` should take so that all devices end at the same time: filling
@@ -317,6 +367,7 @@ mod tests {
             tokens: 50,
             longest: 10,
             left: 90,
+            time_ns: u64::MAX,
         };
         assert_eq!(route(&[small], several, 0).unwrap().tokens, 90);
     }
@@ -433,6 +484,38 @@ mod tests {
             candidate(1, cost(1_000, 10), 0),
         ];
         assert_eq!(split(&mut candidates, &[100, 100]), [100, 100]);
+    }
+
+    #[test]
+    fn a_slow_device_gets_what_it_can_do_in_time_and_no_more() {
+        // The fast one is behind by 2,000 ns, the slow one takes 1,000 for the text; both are idle soon enough
+        // without a deadline.
+        let fast = candidate(0, cost(0, 10), 190);
+        let slow = candidate(1, cost(0, 100), 0);
+        let chosen = |time_ns| {
+            let errand = Errand {
+                time_ns,
+                ..Errand::text(10)
+            };
+            route(&[fast, slow], errand, 0).unwrap().index.get()
+        };
+        assert_eq!(chosen(u64::MAX), 1);
+        // In time in the worst case: a sixth more than predicted.
+        assert_eq!(chosen(1_200), 1);
+        // In time by the prediction only. The fast one, which serves by deadline, may put it first.
+        assert_eq!(chosen(1_100), 0);
+        assert_eq!(chosen(0), 0);
+    }
+
+    #[test]
+    fn of_two_that_are_as_fast_the_one_with_less_to_do_gets_what_is_late_anyway() {
+        let busy = candidate(0, cost(0, 10), 900);
+        let less = candidate(1, cost(0, 15), 200);
+        let errand = Errand {
+            time_ns: 100,
+            ..Errand::text(10)
+        };
+        assert_eq!(route(&[busy, less], errand, 0).unwrap().index.get(), 1);
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub struct WorkerIdentity {
     /// Tokens of a text at most that this device takes at all; 0 for any. Longer ones fail with
     /// [`crate::TextFault::TooLongForDevice`], and go to another device if there is one.
     pub text_tokens_max: u64,
+    /// Reports in its place from before this start: its own come after them.
+    pub reports_before: u64,
 }
 
 /// Stages of a request that are timed.
@@ -267,12 +269,19 @@ impl WorkerSlot {
         &self.histograms[stage as usize]
     }
 
-    /// Publishes how a batch went. Only the worker itself calls it.
+    /// Publishes how a batch went, or a trial before the first one. Only the worker itself calls it.
     pub fn report(&self, report: &Report) {
         let number = self.reports_written.load(Ordering::Relaxed);
         self.reports[Self::report_place(number)].write(report);
         // Partner: `reports_since`. Whoever sees the count sees the report.
         self.reports_written.store(number + 1, Ordering::Release);
+    }
+
+    /// Reports there were so far, of whoever had the place.
+    #[must_use]
+    pub fn reports_written(&self) -> u64 {
+        // Partner: `report`.
+        self.reports_written.load(Ordering::Acquire)
     }
 
     /// Reports after the first `seen`, oldest first, and the count to ask with next. Reports that

@@ -76,7 +76,7 @@ pub struct Load {
 )]
 #[repr(C)]
 pub struct Report {
-    /// Number of the batch, counted by the worker from 1.
+    /// Number of the batch, counted by the worker from 1; 0 for a trial before the first one.
     pub batch: u64,
     /// When it ended, `CLOCK_MONOTONIC` nanoseconds.
     pub finished_ns: u64,

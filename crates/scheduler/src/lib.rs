@@ -204,16 +204,20 @@ impl Scheduler<'_> {
             else {
                 continue;
             };
-            let (reports, written) = slot.reports_since(seen.reports);
             if seen.incarnation != identity.incarnation {
-                // Reports before this may be its predecessor's.
-                self.planner.begin(index, &identity);
+                // What a scheduler before this one has learned from must not count twice.
+                let is_new = self.planner.begin(index, &identity);
+                let reports = if is_new {
+                    identity.reports_before
+                } else {
+                    slot.reports_written()
+                };
                 *seen = Seen {
                     incarnation: identity.incarnation,
-                    reports: written,
+                    reports,
                 };
-                continue;
             }
+            let (reports, written) = slot.reports_since(seen.reports);
             seen.reports = written;
             self.learned |= !reports.is_empty();
             for report in &reports {

@@ -20,6 +20,7 @@ use crate::intake::{Gate, Host, Intake};
 use crate::memory::MemoryGuard;
 use crate::model::Served;
 use crate::queue::{Batch, BatchLimits, Taken};
+use crate::trial::try_out;
 use crate::{WorkerError, WorkerOptions};
 
 /// Longest sleep at the ring: how soon a stop or an idle time-out is noticed.
@@ -106,19 +107,21 @@ pub fn run(
     let board = Arc::new(BoardMap::create(&instance, board_header(options))?);
     let bells = Arc::new(BellsMap::create(&instance)?);
     let mut place = WorkerPlace::claim(&board, &bells, &options.name)?;
-    let (served, backend) =
+    let (served, mut backend) =
         Served::start(&options.model, options.threads, options.simulated.as_ref())?;
     let served = Arc::new(served);
     place.slot().count(Counter::Loads, 1);
-    let memory = bounded_memory(options, &place)?;
+    let mut memory = bounded_memory(options, &place)?;
     let identity = describe(&mut place, &served, options);
-    let ring =
-        WorkerRing::create(&instance, place.incarnation(), options.limits).map_err(|source| {
-            WorkerError::Ring {
-                name: options.name.clone(),
-                source,
-            }
-        })?;
+    try_out(
+        &served,
+        &mut *backend,
+        options,
+        &mut memory,
+        place.slot(),
+        stop,
+    );
+    let ring = ring(&instance, &place, options)?;
     let place = Arc::new(place);
     let intake = Intake::new(
         options,
@@ -167,6 +170,19 @@ pub fn run(
         shared.ended.store(true, Relaxed);
         shared.set_running(false);
         ended
+    })
+}
+
+fn ring(
+    instance: &Instance,
+    place: &WorkerPlace,
+    options: &WorkerOptions,
+) -> Result<WorkerRing, WorkerError> {
+    WorkerRing::create(instance, place.incarnation(), options.limits).map_err(|source| {
+        WorkerError::Ring {
+            name: options.name.clone(),
+            source,
+        }
     })
 }
 

@@ -21,6 +21,7 @@ mod model;
 mod queue;
 mod request;
 mod simulated;
+mod trial;
 
 use std::time::Duration;
 

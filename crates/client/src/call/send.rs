@@ -164,6 +164,7 @@ impl<L> Call<L> {
             tokens,
             longest: round.longest(self.tokens(round, part.heaviest, 1)),
             left: tokens,
+            time_ns: self.deadline_ns.saturating_sub(round.now_ns),
         };
         let Some(routed) = route(&open, errand, round.session.dice()) else {
             self.again.push_back(part);
@@ -194,6 +195,7 @@ impl<L> Call<L> {
                 tokens,
                 longest: round.longest(tokens),
                 left,
+                time_ns: self.deadline_ns.saturating_sub(round.now_ns),
             };
             let routed = route(&round.open, errand, round.session.dice())?;
             Some((routed, errand.longest == 0))
