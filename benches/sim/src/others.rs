@@ -57,6 +57,7 @@ impl Policy for Other {
             work_ns: whole(self.costs.work_ns(request.tokens)),
             texts: 1,
             tokens: request.tokens,
+            share_times: 1,
         });
     }
 

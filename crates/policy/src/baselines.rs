@@ -272,6 +272,7 @@ mod tests {
             work_ns: tokens * 10,
             texts: 1,
             tokens,
+            share_times: 1,
         };
         requests.iter().map(one).collect()
     }
@@ -436,6 +437,7 @@ mod tests {
                     work_ns: tokens,
                     texts: 1,
                     tokens,
+                    share_times: 1,
                 })
                 .collect();
             let mut batcher = Batcher::new(policy);

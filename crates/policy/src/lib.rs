@@ -21,14 +21,16 @@ mod baselines;
 mod batcher;
 mod breaker;
 mod cost;
+mod fair;
 mod pace;
 mod route;
 mod schedule;
 
-pub use admit::{Admission, Bounds, Refusal, admit};
+pub use admit::{Admission, Bounds, Newcomer, Refusal, admit};
 pub use batcher::{BatchPolicy, Batcher, Next};
 pub use breaker::{Breaker, BreakerLimits, BreakerState};
 pub use cost::Cost;
+pub use fair::Share;
 pub use pace::Pace;
 pub use route::{Candidate, Errand, PACE_ONE, Routed, Running, is_overdue, route, share};
 pub use schedule::{Limits, Picked, Schedule, Waiting, due_ns};

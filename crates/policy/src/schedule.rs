@@ -6,7 +6,8 @@
 //! order in which they are due, and whenever one would be late, leave out the one with the most work so
 //! far. The rule knows no batches; here work is stretched by the part of the fixed time that falls on it
 //! in a batch of the longest time. What is left out stays in the queue: batches that take less than
-//! predicted may still bring it in.
+//! predicted may still bring it in. The work of a client that has several times its fair share of the queue
+//! counts as many times, so that it is left out first (see `fair`).
 //!
 //! Of what is kept, those due first make the batch, up to the time at which the tightest of them is late.
 //! Under overload that time is short, and batches of a few requests would be lost on the fixed time. So
@@ -32,6 +33,8 @@ pub struct Waiting {
     pub texts: usize,
     /// Their tokens; only the policies of others look at them.
     pub tokens: u64,
+    /// How many times its fair share its client has waiting (see [`crate::Share::times`]); 0 counts as 1.
+    pub share_times: u64,
 }
 
 impl Waiting {
@@ -93,21 +96,32 @@ const WORK_SHARE_MIN_HUNDREDTHS: u64 = 90;
 const INTERACTIVE_PATIENCE_NS: u64 = 1_000_000_000;
 const BULK_PATIENCE_NS: u64 = 10_000_000_000;
 
-/// When a request is due: by its deadline, or sooner by its class.
+/// When a request is due: by its deadline, or sooner by its class. `backlog_ns` is what its client had waiting
+/// when it arrived, in nanoseconds of work, times the clients that had: so clients take turns.
 #[must_use]
-pub fn due_ns(class: Class, arrived_ns: u64, deadline_ns: u64) -> u64 {
+pub fn due_ns(class: Class, arrived_ns: u64, deadline_ns: u64, backlog_ns: u64) -> u64 {
     let patience_ns = match class {
         Class::Interactive => INTERACTIVE_PATIENCE_NS,
         Class::Bulk => BULK_PATIENCE_NS,
     };
-    deadline_ns.min(arrived_ns.saturating_add(patience_ns))
+    let content_ns = patience_ns.saturating_add(backlog_ns);
+    deadline_ns.min(arrived_ns.saturating_add(content_ns))
+}
+
+/// A request that is kept so far; the largest is the first to be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kept {
+    /// Its work, as many times as its client has its share.
+    weight: u64,
+    stretched_ns: u64,
+    place: usize,
 }
 
 /// The choice, and the memory it works in.
 #[derive(Clone, Debug, Default)]
 pub struct Schedule {
     order: Vec<usize>,
-    kept: BinaryHeap<(u64, usize)>,
+    kept: BinaryHeap<Kept>,
     left_out: Vec<bool>,
     places: Vec<usize>,
 }
@@ -153,14 +167,18 @@ impl Schedule {
                 / u128::from(batch_ns_max - fixed_ns);
             let stretched = u64::try_from(stretched).unwrap_or(u64::MAX);
             end_ns = end_ns.saturating_add(stretched);
-            self.kept.push((stretched, place));
+            self.kept.push(Kept {
+                weight: stretched.saturating_mul(request.share_times.max(1)),
+                stretched_ns: stretched,
+                place,
+            });
             while end_ns > request.deadline_ns {
-                let Some((most, place)) = self.kept.pop() else {
+                let Some(most) = self.kept.pop() else {
                     break;
                 };
-                self.left_out[place] = true;
+                self.left_out[most.place] = true;
                 count += 1;
-                end_ns -= most.min(end_ns);
+                end_ns -= most.stretched_ns.min(end_ns);
             }
         }
         count
@@ -371,10 +389,36 @@ mod tests {
     #[test]
     fn classes_of_one_time_go_in_their_order_and_bulk_does_not_starve() {
         let far = u64::MAX;
-        let bulk = due_ns(Class::Bulk, 0, far);
-        assert!(due_ns(Class::Interactive, 0, far) < bulk);
-        assert!(due_ns(Class::Interactive, BULK_PATIENCE_NS, far) > bulk);
-        assert_eq!(due_ns(Class::Bulk, 0, 5), 5);
+        let bulk = due_ns(Class::Bulk, 0, far, 0);
+        assert!(due_ns(Class::Interactive, 0, far, 0) < bulk);
+        assert!(due_ns(Class::Interactive, BULK_PATIENCE_NS, far, 0) > bulk);
+        assert_eq!(due_ns(Class::Bulk, 0, 5, 7), 5);
+    }
+
+    #[test]
+    fn clients_take_turns() {
+        // One sent a hundred at once, the other one text a little later.
+        let of_many = |nth: u64| due_ns(Class::Bulk, 0, u64::MAX, nth * 2 * 100);
+        let of_one = due_ns(Class::Bulk, 500, u64::MAX, 0);
+        let before = (0..100).filter(|&nth| of_many(nth) < of_one).count();
+        assert_eq!(before, 3);
+    }
+
+    #[test]
+    fn under_overload_the_client_with_the_most_is_left_out() {
+        let of_many = Waiting {
+            share_times: 2,
+            ..waiting(1_500, 150)
+        };
+        let mut queue = vec![of_many; 20];
+        // Larger, due later, and in time all the same.
+        queue.push(waiting(1_501, 250));
+        let mut schedule = Schedule::default();
+        let left_out = schedule.pick(&queue, 0, LIMITS).left_out;
+        assert!(left_out > 0 && !schedule.left_out[20], "{left_out}");
+        queue.iter_mut().for_each(|waiting| waiting.share_times = 1);
+        schedule.pick(&queue, 0, LIMITS);
+        assert!(schedule.left_out[20]);
     }
 
     proptest! {

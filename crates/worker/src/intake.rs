@@ -8,7 +8,7 @@ use embedring_ipc::{
     ring_bell,
 };
 use embedring_model::{TokenizeError, TruncationSide};
-use embedring_policy::{Admission, Bounds, Cost, Refusal, admit};
+use embedring_policy::{Admission, Bounds, Cost, Newcomer, Refusal, admit};
 use embedring_protocol::limits::{CLIENTS_MAX, DEADLINE_MAX_NS};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
@@ -302,7 +302,13 @@ impl Intake {
         } else {
             u64::MAX
         };
-        match admit(&load, bounds, cost, texts, tokens, left_ns) {
+        let newcomer = Newcomer {
+            texts,
+            tokens,
+            left_ns,
+            share: self.queue.share(request.client),
+        };
+        match admit(&load, bounds, cost, newcomer) {
             Admission::Take => Ok(()),
             Admission::Refuse(Refusal::Full { retry_after_ns }) => Err(Refused {
                 retry_after_ns,

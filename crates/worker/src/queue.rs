@@ -1,6 +1,7 @@
 //! What waits: requests, whose texts go into batches one by one.
 
-use embedring_policy::{BatchPolicy, Batcher, Cost, Limits, Next, Picked, Waiting, due_ns};
+use embedring_policy::{BatchPolicy, Batcher, Cost, Limits, Next, Picked, Share, Waiting, due_ns};
+use embedring_protocol::limits::CLIENTS_MAX;
 
 use crate::request::Request;
 
@@ -85,9 +86,53 @@ pub(crate) struct Queue {
     batcher: Batcher,
     /// Places of the requests that the last choice gave up.
     dropped: Vec<usize>,
+    /// What waits, by client.
+    clients: Clients,
     /// Texts and tokens waiting or running.
     pub(crate) texts: u64,
     pub(crate) tokens: u64,
+}
+
+/// Tokens that wait, by client.
+#[derive(Debug, Default)]
+struct Clients {
+    tokens: Vec<u64>,
+    all: u64,
+    /// How many have some.
+    busy: u64,
+}
+
+impl Clients {
+    /// What calls itself by a number that no client has is one client.
+    fn place(client: usize) -> usize {
+        client.min(CLIENTS_MAX)
+    }
+
+    fn add(&mut self, client: usize, tokens: u64) {
+        let client = Self::place(client);
+        if client >= self.tokens.len() {
+            self.tokens.resize(client + 1, 0);
+        }
+        self.busy += u64::from(self.tokens[client] == 0 && tokens > 0);
+        self.tokens[client] += tokens;
+        self.all += tokens;
+    }
+
+    fn take(&mut self, client: usize, tokens: u64) {
+        let client = Self::place(client);
+        self.tokens[client] -= tokens;
+        self.all -= tokens;
+        self.busy -= u64::from(self.tokens[client] == 0 && tokens > 0);
+    }
+
+    fn share(&self, client: usize) -> Share {
+        let own_tokens = self.tokens.get(Self::place(client)).copied().unwrap_or(0);
+        Share {
+            own_tokens,
+            all_tokens: self.all,
+            clients: self.busy + u64::from(own_tokens == 0),
+        }
+    }
 }
 
 /// What came of asking for a batch.
@@ -130,11 +175,12 @@ impl Queue {
 
     /// Tokens waiting, those that run not counted.
     pub(crate) fn waiting_tokens(&self) -> u64 {
-        let requests = self
-            .waiting
-            .iter()
-            .filter_map(|&place| self.requests[place].as_ref());
-        requests.map(|request| request.waiting_tokens).sum()
+        self.clients.all
+    }
+
+    /// What a client has waiting.
+    pub(crate) fn share(&self, client: usize) -> Share {
+        self.clients.share(client)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -148,6 +194,9 @@ impl Queue {
             self.requests.len() - 1
         });
         request.begin_to_wait();
+        let share = self.share(request.client);
+        request.backlog_tokens = share.own_tokens.saturating_mul(share.clients);
+        self.clients.add(request.client, request.waiting_tokens);
         self.texts += request.waiting_texts;
         self.tokens += request.waiting_tokens;
         if request.waiting_texts > 0 {
@@ -164,6 +213,7 @@ impl Queue {
     pub(crate) fn remove(&mut self, place: usize) -> Option<Request> {
         let request = self.requests.get_mut(place)?.take()?;
         self.free.push(place);
+        self.clients.take(request.client, request.waiting_tokens);
         self.texts -= request.waiting_texts;
         self.tokens -= request.waiting_tokens;
         self.waiting.retain(|&waiting| waiting != place);
@@ -217,6 +267,7 @@ impl Queue {
             Next::Run(picked) => {
                 fill(
                     &mut self.requests,
+                    &mut self.clients,
                     &self.waiting,
                     picked,
                     now_ns,
@@ -247,11 +298,17 @@ impl Queue {
         for &place in &self.waiting {
             let seen = self.requests[place].as_ref().map(|request| Waiting {
                 arrived_ns: request.arrived_ns,
-                due_ns: due_ns(request.class, request.arrived_ns, request.deadline_ns),
+                due_ns: due_ns(
+                    request.class,
+                    request.arrived_ns,
+                    request.deadline_ns,
+                    limits.work_ns(request.backlog_tokens, 0),
+                ),
                 deadline_ns: request.deadline_ns,
                 work_ns: limits.work_ns(request.waiting_tokens, request.waiting_squares),
                 texts: usize::try_from(request.waiting_texts).unwrap_or(usize::MAX),
                 tokens: request.waiting_tokens,
+                share_times: self.clients.share(request.client).times(),
             });
             self.seen.extend(seen);
         }
@@ -261,6 +318,7 @@ impl Queue {
 /// Moves texts of the picked requests into `batch`, up to the bounds.
 fn fill(
     requests: &mut [Option<Request>],
+    clients: &mut Clients,
     waiting: &[usize],
     picked: Picked<'_>,
     now_ns: u64,
@@ -283,6 +341,7 @@ fn fill(
                 return;
             }
             request.take_next(tokens);
+            clients.take(request.client, tokens);
             batch.push(
                 request.row_ids(row),
                 Item {

@@ -31,6 +31,8 @@ pub(crate) struct Request {
     pub(crate) waiting_texts: u64,
     pub(crate) waiting_tokens: u64,
     pub(crate) waiting_squares: u64,
+    /// Tokens that its client had waiting when it came, times the clients that had.
+    pub(crate) backlog_tokens: u64,
     pub(crate) timing: Timing,
 }
 
@@ -66,6 +68,7 @@ impl Request {
             waiting_texts: 0,
             waiting_tokens: 0,
             waiting_squares: 0,
+            backlog_tokens: 0,
             timing: Timing::default(),
         }
     }

@@ -8,6 +8,7 @@ mod death;
 mod devices;
 mod facts;
 mod failing;
+mod fairness;
 mod full;
 mod hostile;
 mod kills;
