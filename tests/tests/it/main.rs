@@ -16,5 +16,7 @@ mod limits;
 mod load;
 mod memory;
 mod originals;
+mod overload;
+mod random_load;
 mod users;
 mod wrong_use;
