@@ -1,8 +1,14 @@
 //! A record of several words that is read whole or not at all, in shared memory.
 //!
-//! One writer at a time (its owner), any number of readers, nobody blocks. The words are atomics, so
-//! a torn read is a wrong value that is thrown away and never undefined behaviour (Boehm, "Can
-//! seqlocks get along with programming language memory models?", 2012, the fence form).
+//! One writer at a time (its owner), any number of readers, nobody blocks. There are two copies: a write
+//! goes into the one that nobody is told to read and then turns them over, so that a writer that is stopped
+//! or killed in the middle leaves the value before it to be read, for as long as it likes. With one copy
+//! the readers would have none meanwhile: on a busy machine a scheduler taken off its core in the middle of
+//! a plan left clients and workers without one.
+//!
+//! The words are atomics, so a torn read is a wrong value that is thrown away and never undefined
+//! behaviour (Boehm, "Can seqlocks get along with programming language memory models?", 2012, the fence
+//! form).
 
 use std::marker::PhantomData;
 
@@ -10,16 +16,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Tries before a reader gives up. A writer holds the lock for well under a microsecond; one that
-/// was killed in the middle holds it until the next write.
+/// Tries before a reader gives up. A try fails only when a write begins and ends within it.
 const READ_TRIES: usize = 64;
 
-/// `T` in `WORDS` words of eight bytes. All zero bytes are a valid, empty lock.
+/// `T` in twice `WORDS` words of eight bytes. All zero bytes are a valid, empty lock.
 #[derive(Debug)]
 #[repr(C)]
 pub struct SeqLock<T, const WORDS: usize> {
+    /// Writes so far; the last bit says which copy holds the last one.
     sequence: AtomicU64,
-    words: [AtomicU64; WORDS],
+    copies: [[AtomicU64; WORDS]; 2],
     value: PhantomData<T>,
 }
 
@@ -34,31 +40,31 @@ impl<T: FromBytes + IntoBytes + Immutable + Copy, const WORDS: usize> SeqLock<T,
     pub fn empty() -> Self {
         Self {
             sequence: AtomicU64::new(0),
-            words: std::array::from_fn(|_| AtomicU64::new(0)),
+            copies: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
             value: PhantomData,
         }
     }
 
-    /// Publishes `value`. Only the record's one owner may call it; a lock left odd by an owner that
-    /// was killed is taken over.
+    /// Publishes `value`. Only the record's one owner may call it; whatever an owner that was killed left
+    /// half-written is written over.
     pub fn write(&self, value: &T) {
         let () = Self::FITS;
-        let begin = self.sequence.load(Ordering::Relaxed).wrapping_add(1) | 1;
-        self.sequence.store(begin, Ordering::Relaxed);
-        // Partner: the Acquire fence in `read`. A reader that sees any new word sees `begin` too.
+        let next = self.sequence.load(Ordering::Relaxed).wrapping_add(1);
+        // Partner: the Acquire fence in `read`. A reader that still reads this copy and sees a new word
+        // sees that the copies were turned over since, by the write before this one.
         fence(Ordering::Release);
-        for (word, bytes) in self.words.iter().zip(value.as_bytes().chunks_exact(8)) {
+        let words = &self.copies[Self::copy_of(next)];
+        for (word, bytes) in words.iter().zip(value.as_bytes().chunks_exact(8)) {
             let mut eight = [0; 8];
             eight.copy_from_slice(bytes);
             word.store(u64::from_ne_bytes(eight), Ordering::Relaxed);
         }
-        // Partner: the first load in `read`. A reader that sees `begin + 1` sees all new words.
-        self.sequence
-            .store(begin.wrapping_add(1), Ordering::Release);
+        // Partner: the first load in `read`. A reader that sees `next` sees all new words.
+        self.sequence.store(next, Ordering::Release);
     }
 
-    /// The value as last published; `None` when nothing was published yet or no whole value could
-    /// be read, because a writer is busy or died in the middle.
+    /// The value as last published; `None` when nothing was published yet, or when it was published anew
+    /// at each of many tries to read it.
     #[must_use]
     pub fn read(&self) -> Option<T> {
         let () = Self::FITS;
@@ -68,19 +74,21 @@ impl<T: FromBytes + IntoBytes + Immutable + Copy, const WORDS: usize> SeqLock<T,
             if before == 0 {
                 return None;
             }
-            if before & 1 == 1 {
-                std::hint::spin_loop();
-                continue;
-            }
+            let copy = &self.copies[Self::copy_of(before)];
             let words: [u64; WORDS] =
-                std::array::from_fn(|index| self.words[index].load(Ordering::Relaxed));
+                std::array::from_fn(|index| copy[index].load(Ordering::Relaxed));
             // Partner: the Release fence in `write`.
             fence(Ordering::Acquire);
             if self.sequence.load(Ordering::Relaxed) == before {
                 return T::read_from_bytes(words.as_bytes()).ok();
             }
+            std::hint::spin_loop();
         }
         None
+    }
+
+    fn copy_of(sequence: u64) -> usize {
+        usize::from(sequence & 1 == 1)
     }
 }
 
@@ -101,14 +109,24 @@ mod tests {
         assert_eq!(lock.read(), Some(Four([1, 2, 3, 4])));
     }
 
+    /// Writes like [`SeqLock::write`], but is killed before the end.
+    fn begin_to_write(lock: &SeqLock<Four, 4>, value: u64) {
+        let next = lock.sequence.load(Ordering::Relaxed) + 1;
+        for word in &lock.copies[SeqLock::<Four, 4>::copy_of(next)][..3] {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
     #[test]
-    fn a_writer_killed_in_the_middle_is_taken_over() {
+    fn a_writer_stopped_in_the_middle_leaves_what_was_there() {
         let lock = SeqLock::<Four, 4>::empty();
-        lock.write(&Four([1; 4]));
-        lock.sequence.store(3, Ordering::Relaxed);
-        assert_eq!(lock.read(), None, "odd: a write is under way");
-        lock.write(&Four([2; 4]));
-        assert_eq!(lock.read(), Some(Four([2; 4])));
+        begin_to_write(&lock, 9);
+        assert_eq!(lock.read(), None, "nothing was published");
+        for value in 1..5 {
+            lock.write(&Four([value; 4]));
+            begin_to_write(&lock, 9);
+            assert_eq!(lock.read(), Some(Four([value; 4])));
+        }
     }
 
     #[test]
