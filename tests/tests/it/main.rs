@@ -18,5 +18,6 @@ mod memory;
 mod originals;
 mod overload;
 mod random_load;
+mod trial;
 mod users;
 mod wrong_use;
