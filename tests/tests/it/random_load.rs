@@ -5,7 +5,7 @@
 //! some ten minutes on two cores, and prints its figures with `--nocapture`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use embedring_client::{Client, OnOverload, Options};
@@ -13,7 +13,7 @@ use embedring_ipc::clock::now_ns;
 use embedring_tests::{Instance, MINILM, Random, Setup, bits, patient};
 
 /// Requests where the environment does not say how many.
-const REQUESTS: u64 = 60;
+const REQUESTS: usize = 60;
 const CLIENTS: u64 = 4;
 const TEXTS_MAX: usize = 256;
 /// More than the model's window, so that longer ones are cut.
@@ -138,8 +138,8 @@ fn watch(pid: u32, stop: &AtomicBool) -> u64 {
 }
 
 /// Sends requests of random sizes, in random and short times, from several clients until all are sent.
-fn storm(instance: &Instance, requests: u64, known: &[u32]) -> Tally {
-    let next = AtomicU64::new(0);
+fn storm(instance: &Instance, requests: usize, known: &[u32]) -> Tally {
+    let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let client = |number: u64| {
             let next = &next;
@@ -175,7 +175,7 @@ fn forget_peak(pid: u32) {
 
 /// A worker that holds `cap_bytes` from the first request to the last.
 #[track_caller]
-fn check(setup: Setup, cap_bytes: u64, requests: u64, begin: impl FnOnce(u32)) {
+fn check(setup: Setup, cap_bytes: u64, requests: usize, begin: impl FnOnce(u32)) {
     let instance = setup
         .quick_restarts()
         .set("WORKERS__CPU__MEMORY_MAX_BYTES", &cap_bytes.to_string())
@@ -209,7 +209,7 @@ fn check(setup: Setup, cap_bytes: u64, requests: u64, begin: impl FnOnce(u32)) {
         sampled_kb * 1_024 / 1_000_000,
         peak_kb * 1_024 / 1_000_000,
     ));
-    assert_eq!(tally.ended(), requests, "{tally:?}");
+    assert_eq!(tally.ended(), requests as u64, "{tally:?}");
     assert_eq!(worker["pid"], pid, "it was replaced");
     assert_eq!(worker["loads"], 1, "{worker}");
     assert!(sampled_kb > 0, "it was watched");
@@ -221,7 +221,7 @@ fn report(line: &str) {
     eprintln!("{line}");
 }
 
-fn requests() -> u64 {
+fn requests() -> usize {
     std::env::var("EMBEDRING_RANDOM_REQUESTS").map_or(REQUESTS, |number| number.parse().unwrap())
 }
 
