@@ -181,8 +181,7 @@ fn defect_9_loads_fall_when_idle_and_counts_are_of_the_device_that_ran() {
 fn defect_10_plans_come_by_the_clock_and_not_by_the_request() {
     let instance = Setup::null().set("SCHEDULER__TICK_MS", "100").up();
     let client = instance.client();
-    let board = instance.board();
-    let plan = || board.scheduler.plan.read().unwrap();
+    let plan = || instance.plan();
     let first = plan();
     let mut requests = 0_u64;
     eventually("a thousand requests and some plans", WATCHDOG, || {

@@ -27,9 +27,10 @@ fn end(trial: Child) -> (Output, String) {
     (output, stderr)
 }
 
+/// 0 while there is no plan.
 fn tokens_max(board: &BoardMap) -> u64 {
-    let plan = board.scheduler.plan.read().unwrap();
-    plan.workers[0].batch_tokens_max
+    let plan = board.scheduler.plan.read();
+    plan.map_or(0, |plan| plan.workers[0].batch_tokens_max)
 }
 
 fn trial_of(board: &BoardMap) -> Trial {
@@ -103,7 +104,7 @@ fn a_trial_ends_with_the_scheduler_and_without_its_owner() {
     trial.wait().unwrap();
     let until_ns = trial_of(&board).until_ns;
     eventually("it is over", WATCHDOG, || now_ns() > until_ns);
-    let epoch = || board.scheduler.plan.read().unwrap().epoch;
+    let epoch = || instance.plan().epoch;
     let over = epoch();
     eventually("the plan is as configured", WATCHDOG, || {
         client.embed_with(&["x", "y z"], &patient()).unwrap();
