@@ -12,6 +12,7 @@ use std::time::Duration;
 use embedring_client::{Client, ClientBuilder};
 use embedring_ipc::clock::now_ns;
 use embedring_ipc::{BellsMap, BoardMap, InstanceOptions};
+use embedring_protocol::Plan;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -328,6 +329,20 @@ impl Instance {
     #[must_use]
     pub fn board(&self) -> BoardMap {
         BoardMap::open(&embedring_ipc::Instance::open(&self.options()).unwrap()).unwrap()
+    }
+
+    /// The plan, waiting for the first one: workers serve without it, so an instance that is ready may have
+    /// none yet.
+    #[track_caller]
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let board = self.board();
+        let mut found = None;
+        eventually("there is a plan", WATCHDOG, || {
+            found = board.scheduler.plan.read();
+            found.is_some()
+        });
+        found.unwrap()
     }
 
     /// Its bells.

@@ -1,23 +1,33 @@
 //! `embedring ab`: tries another batch time while the instance serves, against the configured one.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use embedring_ipc::clock::{now_ns, to_ns};
 use embedring_ipc::{BoardMap, Instance, is_alive};
 use embedring_optimizer::{Arm, Paired, Switchback};
-use embedring_protocol::{BUCKETS, Counter, Stage, Trial, quantile_ns};
+use embedring_protocol::sync::Ordering;
+use embedring_protocol::{BUCKETS, BoardLayout, Counter, Stage, Trial, quantile_ns};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::context::{Context, instance_options};
+use crate::roles::{is_set, stop_flag};
+
+/// Longest sleep at a time: how soon a signal or the end of the scheduler is noticed.
+const LOOK_EVERY_NS: u64 = 50_000_000;
+/// A scheduler without a sign of life for so long hangs: nobody takes turns any more.
+const SILENT_NS_MAX: u64 = 10_000_000_000;
 
 /// Try another batch time against the configured one, in turns, on the load that there is
 ///
 /// The scheduler switches between the two in blocks, each pair of blocks in random order; what happens at
 /// the beginning of a block, while the queue is still the other one's, does not count. The differences
-/// within pairs are tested (Student's t). Needs a load that goes on for 2 × pairs × block.
+/// within pairs are tested (Student's t). Needs a load that goes on for 2 × pairs × block. Ctrl-C ends the
+/// trial at once and without a result.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The other value of scheduler.batch_time_target_ms
@@ -93,6 +103,8 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     let _role = instance.lock_role("ab")?;
     let header = *BoardMap::open(&instance)?.header();
     let board = BoardMap::create(&instance, header)?;
+    // Before there is a trial to be ended.
+    let stop = stop_flag()?;
     let plan = Switchback {
         begun_ns: now_ns() + to_ns(config.scheduler.tick * 2),
         block_ns: args.block_ms * 1_000_000,
@@ -100,19 +112,28 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode> {
         seed: args.seed,
     };
     let blocks = args.pairs * 2;
-    board.scheduler.trial.write(&Trial {
-        begun_ns: plan.begun_ns,
-        until_ns: end_of(&plan, blocks - 1),
-        block_ns: plan.block_ns,
-        settle_ns: plan.settle_ns,
-        seed: plan.seed,
-        batch_time_target_ns: args.batch_time_target_ms * 1_000_000,
-    });
+    let running = Running::begin(
+        &board,
+        Trial {
+            begun_ns: plan.begun_ns,
+            // Without us it ends by itself.
+            until_ns: end_of(&plan, blocks - 1),
+            block_ns: plan.block_ns,
+            settle_ns: plan.settle_ns,
+            seed: plan.seed,
+            batch_time_target_ns: args.batch_time_target_ms * 1_000_000,
+        },
+    );
+    let bar = bar(blocks, args.block_ms);
     let measured = (0..blocks)
-        .map(|block| block_of(&board, &plan, block))
+        .map(|block| {
+            let measured = block_of(&board, &plan, block, &stop);
+            bar.inc(1);
+            measured
+        })
         .collect::<Result<Vec<_>>>();
-    // Whatever happened, it is over now.
-    board.scheduler.trial.write(&Trial::default());
+    drop(running);
+    bar.finish_and_clear();
     let outcome = Outcome {
         a_batch_time_target_ms: config.scheduler.batch_time_target.as_millis(),
         b_batch_time_target_ms: args.batch_time_target_ms,
@@ -130,29 +151,78 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A trial on the board, which is taken off whatever happens.
+struct Running<'a>(&'a BoardLayout);
+
+impl<'a> Running<'a> {
+    fn begin(board: &'a BoardLayout, trial: Trial) -> Self {
+        board.scheduler.trial.write(&trial);
+        Self(board)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.scheduler.trial.write(&Trial::default());
+    }
+}
+
+/// It lasts minutes: shows a person how far it is.
+fn bar(blocks: u64, block_ms: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(blocks).with_prefix(format!("blocks of {block_ms} ms"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    match ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} eta {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
 fn end_of(plan: &Switchback, block: u64) -> u64 {
     plan.begun_ns + (block + 1) * plan.block_ns
 }
 
 /// Waits a block out and gives its measures.
-fn block_of(board: &BoardMap, plan: &Switchback, block: u64) -> Result<[Option<f64>; 3]> {
+fn block_of(
+    board: &BoardLayout,
+    plan: &Switchback,
+    block: u64,
+    stop: &AtomicBool,
+) -> Result<[Option<f64>; 3]> {
     let end_ns = end_of(plan, block);
-    sleep_until(end_ns - plan.block_ns + plan.settle_ns);
+    wait_until(end_ns - plan.block_ns + plan.settle_ns, board, stop)?;
     let before = counts(board);
-    sleep_until(end_ns);
+    wait_until(end_ns, board, stop)?;
     let after = counts(board);
-    let scheduler = board.scheduler.process.read();
-    if !scheduler.is_some_and(is_alive) {
-        bail!("the scheduler has ended, and with it the trial");
-    }
     Ok(measures(&before, &after))
 }
 
-fn sleep_until(until_ns: u64) {
-    std::thread::sleep(Duration::from_nanos(until_ns.saturating_sub(now_ns())));
+/// Waits for as long as somebody wants it and somebody does it.
+fn wait_until(until_ns: u64, board: &BoardLayout, stop: &AtomicBool) -> Result<()> {
+    loop {
+        if is_set(stop) {
+            bail!("stopped by a signal; the trial is over, without a result");
+        }
+        let scheduler = board.scheduler.process.read();
+        if !scheduler.is_some_and(is_alive) {
+            bail!("the scheduler has ended, and with it the trial");
+        }
+        let now_ns = now_ns();
+        let heartbeat_ns = board.scheduler.heartbeat_ns.load(Ordering::Relaxed);
+        if now_ns.saturating_sub(heartbeat_ns) > SILENT_NS_MAX {
+            bail!("the scheduler hangs, and with it the trial");
+        }
+        let left_ns = until_ns.saturating_sub(now_ns);
+        if left_ns == 0 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_nanos(left_ns.min(LOOK_EVERY_NS)));
+    }
 }
 
-fn counts(board: &BoardMap) -> Counts {
+fn counts(board: &BoardLayout) -> Counts {
     let mut counts = Counts {
         at_ns: now_ns(),
         answered: 0,

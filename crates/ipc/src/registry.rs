@@ -134,8 +134,11 @@ impl WorkerPlace {
         self.slot().identity.write(&self.identity);
     }
 
-    /// Says what the worker is doing.
+    /// Says what the worker is doing, which is a sign of life.
     pub fn set_state(&self, state: WorkerState) {
+        // Before the state: loading a model takes longer than a worker that serves may be silent, and
+        // whoever sees that it serves must not take the silence of the load for its own.
+        self.slot().heartbeat_ns.store(now_ns(), Ordering::Relaxed);
         self.slot().set_state(state);
     }
 }
@@ -302,6 +305,18 @@ mod tests {
         let again = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
         assert_eq!(again.index(), place);
         assert_ne!(again.incarnation(), incarnation);
+    }
+
+    #[test]
+    fn a_worker_that_begins_to_serve_has_not_been_silent() {
+        let (_dir, board, bells) = maps();
+        let place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
+        let heartbeat = &place.slot().heartbeat_ns;
+        // As after a load of any length.
+        heartbeat.store(1, Ordering::Relaxed);
+        let before_ns = now_ns();
+        place.set_state(WorkerState::Serving);
+        assert!(heartbeat.load(Ordering::Relaxed) >= before_ns);
     }
 
     #[test]

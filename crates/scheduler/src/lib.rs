@@ -92,6 +92,8 @@ struct Scheduler<'a> {
     saved_ns: u64,
     seen: [Seen; WORKERS_MAX],
     cleaned_ns: u64,
+    /// What the planner's own count of plans lacks to be above that of the scheduler before.
+    epoch_ahead: u64,
     options: &'a SchedulerOptions,
 }
 
@@ -129,6 +131,7 @@ pub fn run(
         saved_ns: 0,
         seen: [Seen::default(); WORKERS_MAX],
         cleaned_ns: 0,
+        epoch_ahead: 0,
         options,
     };
     scheduler.tick();
@@ -149,10 +152,19 @@ impl Scheduler<'_> {
             .heartbeat_ns
             .store(now_ns, Ordering::Relaxed);
         self.observe();
-        let plan = self.planner.plan(PlanningInput {
+        let mut plan = self.planner.plan(PlanningInput {
             batch_time_target_ns: self.batch_time_target_ns(now_ns),
             now_ns,
         });
+        // What was saved is older than what a killed scheduler published last, and a count of plans
+        // that goes back looks like an older plan.
+        plan.epoch = plan.epoch.saturating_add(self.epoch_ahead);
+        let published = self.board.scheduler.plan.read();
+        let behind = published.map_or(0, |before| {
+            before.epoch.saturating_add(1).saturating_sub(plan.epoch)
+        });
+        self.epoch_ahead = self.epoch_ahead.saturating_add(behind);
+        plan.epoch = plan.epoch.saturating_add(behind);
         self.board.scheduler.plan.write(&plan);
         let accuracies = self.planner.accuracies();
         self.board.scheduler.accuracies.write(&accuracies);
@@ -369,16 +381,17 @@ mod tests {
         let known = board.scheduler.plan.read().unwrap();
         let learned = batches(&board);
         // Only what is in the file can be published by the next one: nothing is reported to it.
-        board
-            .scheduler
-            .plan
-            .write(&embedring_protocol::Plan::default());
+        board.scheduler.plan.write(&embedring_protocol::Plan {
+            // The dead one published more plans than it saved.
+            epoch: known.epoch + 1_000,
+            ..Default::default()
+        });
         board
             .scheduler
             .accuracies
             .write(&embedring_protocol::Accuracies::default());
         run_until(&options, |board| {
-            board.scheduler.plan.read().unwrap().epoch > known.epoch
+            board.scheduler.plan.read().unwrap().epoch > known.epoch + 1_000
         });
         let plan = board.scheduler.plan.read().unwrap();
         assert_eq!(plan.workers, known.workers);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use embedring_tests::{NULL_HIDDEN, Ran, Setup, WATCHDOG, bits, eventually, null_row};
+use embedring_tests::{NULL_HIDDEN, Ran, Setup, bits, eventually, null_row};
 use serde_json::Value;
 
 fn row_of(object: &Value) -> Vec<f32> {
@@ -209,36 +209,6 @@ fn status_says_what_is_running() {
     assert_eq!((sum("requests"), sum("texts"), sum("tokens")), (1, 1, 3));
     let words = instance.run(&["status"]).expect_code(0);
     assert!(words.text().contains("worker a on cpu"), "{}", words.text());
-}
-
-#[test]
-fn another_batch_time_is_tried_in_turns() {
-    let instance = Setup::null().set("SCHEDULER__TICK_MS", "10").up();
-    let client = instance.client();
-    let tokens_max = || instance.status()["workers"][0]["plan"]["batch_tokens_max"].as_u64();
-    eventually("there is a plan", WATCHDOG, || {
-        client.embed(&["x", "y z"]).unwrap();
-        tokens_max() > Some(0)
-    });
-    let mut trial = instance.command(&["ab", "--batch-time-target-ms", "1", "--json"]);
-    trial.args(["--pairs", "4", "--block-ms", "400", "--settle-ms", "100"]);
-    let mut seen = Vec::new();
-    std::thread::scope(|scope| {
-        let trial = scope.spawn(move || trial.output().unwrap());
-        while !trial.is_finished() {
-            client.embed(&["x", "y z"]).unwrap();
-            seen.extend(tokens_max());
-        }
-        let output = trial.join().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let answered = &outcome["measures"][0];
-        assert_eq!(answered["difference"]["pairs"], 4, "{outcome}");
-        assert!(answered["a"].as_f64() > Some(0.0) && answered["b"].as_f64() > Some(0.0));
-    });
-    // Batches of 1 ms hold a hundredth of the tokens of those of 100 ms.
-    let (least, most) = (seen.iter().min(), seen.iter().max());
-    assert!(least.unwrap() * 10 < *most.unwrap(), "{least:?} {most:?}");
 }
 
 #[test]

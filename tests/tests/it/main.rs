@@ -17,5 +17,8 @@ mod limits;
 mod load;
 mod memory;
 mod originals;
+mod overload;
+mod random_load;
+mod trial;
 mod users;
 mod wrong_use;

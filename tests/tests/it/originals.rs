@@ -1,11 +1,96 @@
 //! Defects that the service this one replaces has in batching and distribution: that we have none of them.
 
+use embedring_client::Options;
 use embedring_protocol::Counter;
 use embedring_tests::{
-    Setup, WATCHDOG, eventually, expect_rows, mixed_texts, patient, tokens_by_worker, warm_up,
+    Setup, Table, WATCHDOG, eventually, expect_rows, mixed_texts, patient, share_of,
+    tokens_by_worker, warm_up,
 };
 
 const MS: u64 = 1_000_000;
+
+/// It put long texts first into one device's half, so that rows came back in another order, and closed its
+/// pool after the first list of two devices.
+#[test]
+fn defect_3_a_list_on_two_devices_keeps_its_order_again_and_again() {
+    let instance = Setup::simulated(&[("a", MS, 10_000), ("b", MS, 10_000)]).up();
+    let client = instance.client();
+    warm_up(&instance, &client, &["a", "b"]);
+    for round in 0..5 {
+        // Long ones last, first, in the middle and between the others.
+        let mut texts = mixed_texts(150, &format!("round {round}"));
+        match round {
+            0 => texts.sort_by_key(String::len),
+            1 => texts.sort_by_key(|text| usize::MAX - text.len()),
+            2 => texts.rotate_left(75),
+            _ => {}
+        }
+        let answer = client.embed_with(&texts, &patient()).unwrap();
+        expect_rows(&texts, &answer);
+        assert_eq!(tokens_by_worker(&answer).len(), 2, "round {round}");
+    }
+}
+
+/// It took every device to need a tenth of a second for a text at least, so that all were equal. Here one of
+/// which a text takes a tenth as long gets most, though both take less than that.
+#[test]
+fn defect_4_a_faster_device_gets_more_however_fast_both_are() {
+    let instance = Setup::simulated(&[("fast", MS, 5_000), ("slow", MS, 50_000)]).up();
+    let client = instance.client();
+    warm_up(&instance, &client, &["fast", "slow"]);
+    let mut lists = 0;
+    eventually("less than a quarter for the slow one", WATCHDOG, || {
+        lists += 1;
+        let texts = mixed_texts(300, &format!("list {lists}"));
+        let answer = client.embed_with(&texts, &patient()).unwrap();
+        expect_rows(&texts, &answer);
+        let share = share_of("slow", &answer);
+        share > 0.0 && share < 0.25
+    });
+}
+
+/// It made an empty list of every error, so that no device was ever replaced, left empty texts out, so that
+/// the rows behind them shifted, and cut lists to a thousand texts.
+#[test]
+fn defect_5_errors_are_said_and_no_text_is_left_out() {
+    let home = tempfile::tempdir().unwrap();
+    let table = Table::new(home.path(), MS, 1_000);
+    let instance = Setup::simulated(&[("a", MS, 1_000), ("b", MS, 1_000)])
+        .table("b", table.path())
+        .up();
+    let client = instance.client();
+    let mut texts = mixed_texts(2_500, "long list");
+    for at in [0, 1, 700, 1_001, 2_499] {
+        texts[at].clear();
+    }
+    let answer = client.embed_with(&texts, &patient()).unwrap();
+    expect_rows(&texts, &answer);
+    for (at, text) in texts.iter().enumerate() {
+        assert_eq!(answer.empty_text(at), text.is_empty(), "{at}");
+    }
+    table.fails();
+    let options = Options {
+        use_device: Some("simulated:b".to_owned()),
+        ..patient()
+    };
+    // The device reads its table now and then.
+    eventually("it fails, and says so", WATCHDOG, || {
+        let answer = client.embed_with(&["x"], &options);
+        match answer {
+            Ok(answer) => assert_eq!(answer.len(), 1),
+            Err(error) => {
+                let kinds = ["worker_failed", "devices_failing"];
+                assert!(kinds.contains(&error.kind()), "{error}");
+                return true;
+            }
+        }
+        false
+    });
+    // Whoever does not insist on it is served by the other one.
+    let answer = client.embed_with(&texts, &patient()).unwrap();
+    expect_rows(&texts, &answer);
+    assert!(tokens_by_worker(&answer).contains_key("a"));
+}
 
 /// It computed batch sizes and predictions that nothing used. Here what is predicted bounds what runs: a
 /// quarter of the time allowed, a quarter of the tokens in a batch.
@@ -96,8 +181,7 @@ fn defect_9_loads_fall_when_idle_and_counts_are_of_the_device_that_ran() {
 fn defect_10_plans_come_by_the_clock_and_not_by_the_request() {
     let instance = Setup::null().set("SCHEDULER__TICK_MS", "100").up();
     let client = instance.client();
-    let board = instance.board();
-    let plan = || board.scheduler.plan.read().unwrap();
+    let plan = || instance.plan();
     let first = plan();
     let mut requests = 0_u64;
     eventually("a thousand requests and some plans", WATCHDOG, || {

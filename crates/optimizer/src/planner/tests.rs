@@ -181,6 +181,25 @@ fn batches_are_kept_within_the_workers_memory() {
     assert!((255..=400).contains(&entry.batch_tokens_max), "{entry:?}");
 }
 
+/// Defect 10 of the service that this one replaces: once its history of a thousand was full, it trained its
+/// model on all of it again at every request. Here what is known is a sum that forgets and not a history: it
+/// grows no more, and a report is taken in at the same cost however many came before.
+#[test]
+fn defect_10_what_is_known_does_not_grow_with_the_reports() {
+    let mut planner = Planner::default();
+    let mut sizes = Vec::new();
+    for count in 1_u64..=20_000 {
+        let tokens = 10 + count * 37 % 400;
+        planner.observe(0, &report(tokens, 20_000 + tokens * 1_000));
+        if count.is_multiple_of(5_000) {
+            sizes.push(planner.save().len());
+        }
+    }
+    assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+    let entry = planner.plan(INPUT).workers[0];
+    assert!((990..=1_010).contains(&entry.ns_per_token), "{entry:?}");
+}
+
 fn taught() -> Planner {
     let mut planner = Planner::default();
     planner.begin(3, &identity("cpu", 9));
