@@ -104,7 +104,7 @@ pub enum LearnError {
 
 /// The library is not part of this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("this build has no {kind}: it was compiled without the feature `{kind}`")]
+#[error("this build of embedring has no {kind}; one with the feature `{kind}` has")]
 pub struct NotBuiltError {
     kind: Kind,
 }
