@@ -104,7 +104,7 @@ enum Command {
     /// unfinished code and switched-off tests.
     Tidy,
     /// Run a bench: `peers` (speed and vectors beside other engines), `load` (real workers under load),
-    /// `ring` (round trips), `scheduler` (its share of a core), `sim` (schedules under load,
+    /// `models` (of batch time), `ring` (round trips), `scheduler` (its share of a core), `sim` (schedules under load,
     /// simulated) or `gpu-folder` (packs what measures on a GPU).
     Bench {
         /// Which bench.

@@ -7,6 +7,7 @@ mod arrivals;
 mod contenders;
 mod decision;
 mod device;
+mod models;
 mod others;
 mod ours;
 mod plot;
@@ -16,11 +17,12 @@ mod request;
 mod run;
 mod study;
 mod table;
+mod teacher;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use embedring_traffic::{Arrivals, Profile, Trace};
 use serde::Serialize;
 
@@ -31,6 +33,9 @@ use study::Extent;
 /// Writes sim.md (tables), sim.json and sim.svg.
 #[derive(Debug, Parser)]
 struct Args {
+    /// Another comparison than that of schedules.
+    #[command(subcommand)]
+    other: Option<Other>,
     /// A few seeds and short runs: minutes become seconds, and numbers rough.
     #[arg(long)]
     quick: bool,
@@ -56,6 +61,11 @@ struct Args {
     only: String,
 }
 
+#[derive(Debug, Subcommand)]
+enum Other {
+    Models(models::Args),
+}
+
 /// The index of dispersion of counts of a generator, beside the recorded one's.
 #[derive(Debug, Serialize)]
 struct ClientsCheck {
@@ -69,6 +79,9 @@ struct ClientsCheck {
 #[expect(clippy::print_stdout, reason = "what a bench says while it works")]
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(Other::Models(args)) = &args.other {
+        return models::models(args);
+    }
     let extent = Extent {
         requests: if args.quick { 4_000 } else { 8_000 },
         tuned_on: 1_000..if args.quick { 1_001 } else { 1_003 },
