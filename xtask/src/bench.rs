@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
+use crate::learned::learned_setup;
 use crate::run::{cargo, command, output, root, run, step, target_dir};
 use crate::setup::{Profile, setup};
 
@@ -18,6 +19,9 @@ pub(crate) enum Bench {
     /// in a private Python environment under `.venv/peers` (about 7 GB: the registry's PyTorch
     /// needs its GPU libraries even where there is no GPU).
     Peers,
+    /// Models of batch time: the analytic one beside LightGBM and XGBoost, simulated and on recorded
+    /// batches (minutes; seconds with `--quick`).
+    Models,
     /// Two simulated devices as real processes: the load that the pool carries beside each alone.
     Pool,
     /// Round trips through the rings beside bare iceoryx2 and a Unix socket.
@@ -44,11 +48,21 @@ pub(crate) fn bench(bench: Bench, args: &[String]) -> Result<()> {
             all.extend_from_slice(args);
             binary("embedring-benches", "pool", &all)
         }
+        Bench::Models => models(args),
         Bench::Ring => binary("embedring-benches", "ring", args),
         Bench::Scheduler => binary("embedring-benches", "scheduler", args),
         Bench::Sim => binary("embedring-sim", "embedring-sim", args),
         Bench::GpuFolder => crate::cuda::gpu_folder(args),
     }
+}
+
+fn models(args: &[String]) -> Result<()> {
+    step("bench models: LightGBM and XGBoost", learned_setup)?;
+    run(cargo()
+        .args(["run", "--release", "-p", "embedring-sim", "--features"])
+        .arg("lightgbm,xgboost")
+        .args(["--", "models"])
+        .args(args))
 }
 
 fn binary(package: &str, name: &str, args: &[String]) -> Result<()> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::learned::{FEATURES, learned_setup};
 use crate::run::{Failed, cargo, command, output, root, run, seconds, timed, works};
 use crate::{suite, tidy};
 
@@ -149,10 +150,13 @@ fn fmt() -> Result<Outcome> {
 fn clippy() -> Result<Outcome> {
     // `-D warnings` behind `--` reaches our own crates only; in RUSTFLAGS it would be part of the
     // fingerprint of every dependency, and all of them would be compiled again for the next step.
+    learned_setup()?;
     passed(cargo().args([
         "clippy",
         "--workspace",
         "--all-targets",
+        "--features",
+        FEATURES,
         "--",
         "-D",
         "warnings",

@@ -18,6 +18,7 @@
 mod bench;
 mod ci;
 mod cuda;
+mod learned;
 mod run;
 mod setup;
 mod suite;
@@ -50,9 +51,9 @@ struct Cli {
 enum Command {
     /// Check the tools, build `embedring`, fetch the models.
     ///
-    /// Safe to run again: what is already there is left alone. Checks rustc, a C compiler and
+    /// Safe to run again: what is already there is left alone. Checks rustc, C and C++ compilers and
     /// python3 with pip (as root on Debian the missing ones are installed with apt-get, otherwise
-    /// the command to run is printed), builds the `embedring` binary into the target folder and
+    /// the command to run is printed), installs what LightGBM and XGBoost are built with, builds the `embedring` binary into the target folder and
     /// runs `embedring model pull` for each model that the demo and the tests use.
     Setup {
         /// Build profile of the binary: `release` for use, `dev` for the tests.
@@ -86,6 +87,10 @@ enum Command {
     ///
     /// The packages come from the Python registry, 600 MB; neither a GPU nor a driver is needed.
     CudaSetup,
+    /// Install what LightGBM and XGBoost are built with into `.venv/learned`.
+    ///
+    /// The packages come from the Python registry, 160 MB unpacked. `setup`, `test` and `ci` do it too.
+    LearnedSetup,
     /// Everything that CI runs, the cheap gate first.
     ///
     /// Gate: fmt, clippy, tidy, docs; all four report, and a failure in any ends the run there.
@@ -99,7 +104,7 @@ enum Command {
     /// unfinished code and switched-off tests.
     Tidy,
     /// Run a bench: `peers` (speed and vectors beside other engines), `load` (real workers under load),
-    /// `ring` (round trips), `scheduler` (its share of a core), `sim` (schedules under load,
+    /// `models` (of batch time), `ring` (round trips), `scheduler` (its share of a core), `sim` (schedules under load,
     /// simulated) or `gpu-folder` (packs what measures on a GPU).
     Bench {
         /// Which bench.
@@ -120,6 +125,7 @@ fn main() -> ExitCode {
         } => cuda::cuda_check(),
         Command::Test { args, .. } => suite::test(&args),
         Command::CudaSetup => cuda::cuda_setup(),
+        Command::LearnedSetup => learned::learned_setup(),
         Command::Ci => ci::ci(),
         Command::Tidy => tidy::tidy(),
         Command::Bench { name, args } => bench::bench(name, &args),

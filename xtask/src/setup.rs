@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
+use crate::learned::{FEATURES, learned_setup};
 use crate::run::{cargo, command, output, run, seconds, step, target_dir, timed, works};
 
 /// The models that the demo and the tests use: the real one, and a small one for quick tests.
@@ -73,6 +74,7 @@ pub(crate) fn demo(files: &[PathBuf]) -> Result<()> {
 
 fn steps(profile: Profile) -> Result<Ready> {
     step("setup: tools", check_tools)?;
+    step("setup: LightGBM and XGBoost", learned_setup)?;
     let binary = step("setup: build embedring", || build(profile))?;
     let models = step("setup: models", || pull_models(&binary))?;
     Ok(Ready { binary, models })
@@ -86,11 +88,21 @@ struct Tool {
 }
 
 /// rustc is not among them: this program was compiled by it.
-const TOOLS: [Tool; 3] = [
+const TOOLS: [Tool; 5] = [
     Tool {
         name: "a C compiler",
         probe: &["cc", "--version"],
         package: "gcc libc6-dev",
+    },
+    Tool {
+        name: "a C++ compiler",
+        probe: &["c++", "--version"],
+        package: "g++",
+    },
+    Tool {
+        name: "make",
+        probe: &["make", "--version"],
+        package: "make",
     },
     Tool {
         name: "python3",
@@ -109,7 +121,7 @@ fn check_tools() -> Result<()> {
     println!("rustc: {}", version.trim());
     let missing = missing_tools();
     if missing.is_empty() {
-        println!("a C compiler, python3 and pip: there");
+        println!("C and C++ compilers, make, python3 and pip: there");
         return Ok(());
     }
     let packages: Vec<&str> = missing
@@ -159,6 +171,8 @@ fn build(profile: Profile) -> Result<PathBuf> {
         "embedring",
         "--profile",
         profile.name(),
+        "--features",
+        FEATURES,
     ]);
     if profile == Profile::Dev {
         // The tests will be wanted next, and their dependencies switch on features of others' (as

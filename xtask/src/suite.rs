@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::cuda::EMULATION;
+use crate::learned::FEATURES;
 use crate::run::{cargo, root, run, step, works};
 use crate::setup::{Profile, Ready, setup};
 
@@ -12,11 +13,12 @@ use crate::setup::{Profile, Ready, setup};
 pub(crate) fn test(args: &[String]) -> Result<()> {
     // The profile of the tests themselves, so that what both need is compiled once.
     let ready = setup(Profile::Dev)?;
+    let features = format!("{EMULATION},{FEATURES}");
     if !works(cargo().args(["nextest", "--version"])) {
         println!("cargo-nextest is not installed: using cargo test");
         return step("test: all", || {
             run(with_env(
-                cargo().args(["test", "--workspace", "--features", EMULATION]),
+                cargo().args(["test", "--workspace", "--features", &features]),
                 &ready,
             )
             .arg("--")
@@ -28,7 +30,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     let doc_tests = if args.is_empty() {
         step("test: doc tests", || {
             run(with_env(
-                cargo().args(["test", "--doc", "--workspace"]),
+                cargo().args(["test", "--doc", "--workspace", "--features", FEATURES]),
                 &ready,
             ))
         })
@@ -38,7 +40,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     };
     step("test: all but doc tests", || {
         run(with_env(
-            cargo().args(["nextest", "run", "--workspace", "--features", EMULATION]),
+            cargo().args(["nextest", "run", "--workspace", "--features", &features]),
             &ready,
         )
         .args(args))

@@ -11,13 +11,14 @@ use anyhow::{Result, bail};
 use crate::run::{metadata, root};
 
 /// What a package of ours may use of ours, whatever the kind of dependency.
-pub(crate) const MAY_USE: [(&str, Uses); 22] = [
+pub(crate) const MAY_USE: [(&str, Uses); 23] = [
     ("embedring-protocol", Uses::Only(&[])),
     ("embedring-policy", Uses::Only(&["embedring-protocol"])),
     (
         "embedring-optimizer",
         Uses::Only(&["embedring-policy", "embedring-protocol"]),
     ),
+    ("embedring-learned", Uses::Only(&[])),
     ("embedring-ipc", Uses::Only(&["embedring-protocol"])),
     ("embedring-kernels", Uses::Only(&[])),
     ("embedring-cuda", Uses::Only(&[])),
@@ -44,6 +45,7 @@ pub(crate) const MAY_USE: [(&str, Uses); 22] = [
         "embedring-scheduler",
         Uses::Only(&[
             "embedring-ipc",
+            "embedring-learned",
             "embedring-optimizer",
             "embedring-protocol",
             "embedring-config",
@@ -70,6 +72,7 @@ pub(crate) const MAY_USE: [(&str, Uses); 22] = [
     (
         "embedring-sim",
         Uses::Only(&[
+            "embedring-learned",
             "embedring-optimizer",
             "embedring-policy",
             "embedring-protocol",
@@ -90,13 +93,14 @@ pub(crate) enum Uses {
 }
 
 /// Libraries that one crate of ours hides from all others. A name ending in `*` is a prefix.
-pub(crate) const SOLE_USERS: [(&[&str], &[&str]); 4] = [
+pub(crate) const SOLE_USERS: [(&[&str], &[&str]); 5] = [
     // The benches measure the bare library beside ours, in the same run.
     (&["iceoryx2*"], &["embedring-ipc", "embedring-benches"]),
     // What processes share; and, for weights, pages of this process alone.
     (&["memmap2"], &["embedring-ipc", "embedring-kernels"]),
     (&["candle*", "tokenizers"], &["embedring-model"]),
     (&["hf-hub", "zip"], &["embedring-store"]),
+    (&["lightgbm3*", "xgb*"], &["embedring-learned"]),
 ];
 
 /// The package that applications link: its tree stays small, and free of native code.

@@ -31,6 +31,36 @@ pub(crate) struct Device {
     /// What of a recorded device its costs do not say.
     #[serde(skip)]
     pub(crate) corrections: Option<Arc<Corrections>>,
+    /// What of a made-up device its costs do not say.
+    pub(crate) structure: Structure,
+}
+
+/// What devices do that three coefficients can not say. Made up, each after something that devices have.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Structure {
+    /// Tokens are rounded up to whole tiles of so many; 0: they are not.
+    pub(crate) tile: u64,
+    /// From so many tokens on a batch takes half as long again, because it no longer fits a cache; 0: never.
+    pub(crate) cliff: u64,
+    /// What each text adds by itself, in tokens.
+    pub(crate) text_tokens: u64,
+}
+
+impl Structure {
+    pub(crate) const NONE: Self = Self {
+        tile: 0,
+        cliff: 0,
+        text_tokens: 0,
+    };
+
+    /// The tokens that a batch counts as, and how many times as long it takes.
+    fn of(self, batch: &[Request]) -> (u64, f64) {
+        let tokens: u64 = batch.iter().map(|request| request.tokens).sum();
+        let texts = batch.len() as u64 * self.text_tokens;
+        let counted = tokens.next_multiple_of(self.tile.max(1)) + texts;
+        let beyond = self.cliff > 0 && tokens >= self.cliff;
+        (counted - tokens, if beyond { 1.5 } else { 1.0 })
+    }
 }
 
 /// What two cores take for a small model; attention is a few hundredths of a text's cost.
@@ -44,6 +74,7 @@ pub(crate) const CPU: Device = Device {
     deadline_ns: 100_000_000,
     noise: NOISE,
     corrections: None,
+    structure: Structure::NONE,
 };
 
 /// Where starting costs as much as a thousand tokens.
@@ -57,6 +88,7 @@ pub(crate) const GPU: Device = Device {
     deadline_ns: 30_000_000,
     noise: NOISE,
     corrections: None,
+    structure: Structure::NONE,
 };
 
 /// Of batches, how many stall, and how many times as long they take then.
@@ -112,7 +144,8 @@ impl Device {
             .corrections
             .as_ref()
             .map_or(1.0, |corrections| corrections.ratio(batch));
-        ratio * self.costs.batch_ns(batch)
+        let (more, times) = self.structure.of(batch);
+        (ratio * self.costs.batch_ns(batch) + self.costs.token_ns * float(more)) * times
     }
 
     /// What a batch takes this time.

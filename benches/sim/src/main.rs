@@ -7,6 +7,7 @@ mod arrivals;
 mod contenders;
 mod decision;
 mod device;
+mod models;
 mod others;
 mod ours;
 mod plot;
@@ -18,11 +19,12 @@ mod request;
 mod run;
 mod study;
 mod table;
+mod teacher;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use embedring_traffic::{Arrivals, Profile, Trace};
 use serde::Serialize;
 
@@ -33,6 +35,9 @@ use study::Extent;
 /// Writes sim.md (tables), sim.json and sim.svg; of two devices sim-pool.md and sim-pool.json.
 #[derive(Debug, Parser)]
 struct Args {
+    /// Another comparison than that of schedules.
+    #[command(subcommand)]
+    other: Option<Other>,
     /// A few seeds and short runs: minutes become seconds, and numbers rough.
     #[arg(long)]
     quick: bool,
@@ -59,6 +64,11 @@ struct Args {
     only: String,
 }
 
+#[derive(Debug, Subcommand)]
+enum Other {
+    Models(models::Args),
+}
+
 /// The index of dispersion of counts of a generator, beside the recorded one's.
 #[derive(Debug, Serialize)]
 struct ClientsCheck {
@@ -72,6 +82,9 @@ struct ClientsCheck {
 #[expect(clippy::print_stdout, reason = "what a bench says while it works")]
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(Other::Models(args)) = &args.other {
+        return models::models(args);
+    }
     let extent = Extent {
         requests: if args.quick { 4_000 } else { 8_000 },
         tuned_on: 1_000..if args.quick { 1_001 } else { 1_003 },
@@ -109,21 +122,7 @@ fn main() -> Result<()> {
         )?;
     }
     let checks = checks(if args.quick { 40 } else { 200 })?;
-    let mut devices = vec![device::CPU, device::GPU];
-    for path in &args.cost_table {
-        devices.push(table::device(path, args.deadline_ms * 1_000_000)?);
-    }
-    let contenders = contenders::contenders();
-    let mut panels = Vec::new();
-    for device in &devices {
-        for arrivals in &arrivals {
-            let name = format!("{} {}", device.name, arrivals.name());
-            if name.contains(&args.only) {
-                println!("{name}");
-                panels.push(study::panel(device, arrivals, &contenders, &extent)?);
-            }
-        }
-    }
+    let panels = panels(&args, &arrivals, &extent)?;
     if panels.is_empty() {
         return Ok(());
     }
@@ -140,6 +139,27 @@ fn main() -> Result<()> {
     });
     write("sim.json", &(serde_json::to_string_pretty(&json)? + "\n"))?;
     plot::write(&panels, &args.results.join("sim.svg"))
+}
+
+/// One device each.
+#[expect(clippy::print_stdout, reason = "what a bench says while it works")]
+fn panels(args: &Args, arrivals: &[Arrivals], extent: &Extent) -> Result<Vec<study::Panel>> {
+    let mut devices = vec![device::CPU, device::GPU];
+    for path in &args.cost_table {
+        devices.push(table::device(path, args.deadline_ms * 1_000_000)?);
+    }
+    let contenders = contenders::contenders();
+    let mut panels = Vec::new();
+    for device in &devices {
+        for arrivals in arrivals {
+            let name = format!("{} {}", device.name, arrivals.name());
+            if name.contains(&args.only) {
+                println!("{name}");
+                panels.push(study::panel(device, arrivals, &contenders, extent)?);
+            }
+        }
+    }
+    Ok(panels)
 }
 
 /// The generators of many clients, held against the recorded traffic that they stand for.

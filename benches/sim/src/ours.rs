@@ -1,6 +1,7 @@
 //! Ours: the schedule of the policy crate, with the true costs or with those that the optimizer's planner learns
 //! from the batches that ran.
 
+use embedring_learned::Library;
 use embedring_optimizer::{Planner, PlanningInput};
 use embedring_policy::{Cost, Limits, Schedule, Waiting};
 use embedring_protocol::{Report, WorkerIndex};
@@ -11,9 +12,10 @@ use rand_chacha::ChaCha8Rng;
 use crate::device::{Costs, Device, float, whole};
 use crate::request::{Kind, Request};
 use crate::run::{Next, Policy};
+use crate::teacher::Teacher;
 
 /// Batches from one plan to the next; the first ones come as soon as there is something to plan from.
-const PLAN_EVERY: u64 = 16;
+pub(crate) const PLAN_EVERY: u64 = 16;
 /// Tokens of a batch at most, before there is a plan.
 const TOKENS_MAX: u64 = 8_192;
 /// A batch takes at most this part of the tightest time that anybody has.
@@ -31,6 +33,12 @@ pub(crate) struct Ours {
     /// What clients see of the plan: costs, and tokens that a batch may hold.
     plan: Option<(Cost, u64)>,
     learns: Option<Planner>,
+    /// What learns beside the analytic model.
+    teacher: Option<Teacher>,
+    /// What the plan says, with its corrections.
+    planned: Option<Cost>,
+    tokens_max: u64,
+    began_ns: u64,
     /// What the operator allows.
     batch_time_target_ns: u64,
     batch_ns_max: u64,
@@ -50,6 +58,10 @@ impl Ours {
             worst_1024: Cost::DEFAULT.worst_1024,
             plan: Some((cost, cost.tokens_within(batch_time_target_ns))),
             learns: None,
+            teacher: None,
+            planned: None,
+            tokens_max: TOKENS_MAX,
+            began_ns: 0,
             batch_time_target_ns,
             batch_ns_max: batch_time_target_ns,
             batches: 0,
@@ -91,6 +103,51 @@ impl Ours {
             ..Self::knowing(device)
         }
     }
+
+    /// The same with a library beside the analytic model.
+    pub(crate) fn taught(device: &Device, library: &'static dyn Library) -> Self {
+        let mut planner = Planner::default();
+        planner.learn();
+        Self {
+            learns: Some(planner),
+            teacher: Some(Teacher::new(library)),
+            ..Self::learning(device)
+        }
+    }
+
+    /// Whether a learned model was promoted.
+    pub(crate) fn is_learned(&self) -> bool {
+        let planner = self.learns.as_ref();
+        planner.is_some_and(|planner| planner.is_learned(0))
+    }
+
+    /// What a worker would report of a batch that ran just now.
+    pub(crate) fn report(&self, batch: &[Request], run_ns: u64) -> Report {
+        let tokens = || batch.iter().map(|request| request.tokens);
+        Report {
+            batch: self.batches,
+            finished_ns: self.began_ns + run_ns,
+            texts: batch.len() as u64,
+            tokens: tokens().sum(),
+            tokens_squared: tokens().map(|tokens| tokens.pow(2)).sum(),
+            run_ns,
+            longest_tokens: tokens().max().unwrap_or(0),
+            waiting_tokens: self.queue.iter().map(|request| request.tokens).sum(),
+            ..Report::default()
+        }
+    }
+
+    /// The costs that hold for the next batch, as the worker takes them.
+    fn take_planned(&mut self) {
+        let Some(cost) = self.planned else { return };
+        let tokens = || self.queue.iter().map(|request| request.tokens);
+        let squares = tokens().map(|tokens| tokens.pow(2)).sum();
+        let cost = cost.for_next_batch(tokens().sum(), squares, self.tokens_max);
+        self.costs.fixed_ns = float(cost.ns_per_batch);
+        self.costs.token_ns = float(cost.ns_per_token);
+        self.costs.square_ns = float(cost.ps_per_square) / 1e3;
+        self.worst_1024 = cost.worst_1024;
+    }
 }
 
 /// What a planner that knows the device would publish; a token of the mix is in a text of about a hundred.
@@ -126,6 +183,8 @@ impl Policy for Ours {
         if self.queue.is_empty() {
             return Next::Idle;
         }
+        self.began_ns = now_ns;
+        self.take_planned();
         self.waiting.clear();
         self.waiting
             .extend(self.queue.iter().map(|request| Waiting {
@@ -154,37 +213,27 @@ impl Policy for Ours {
     }
 
     fn ran(&mut self, batch: &[Request], run_ns: u64) {
+        self.batches += 1;
+        let report = self.report(batch, run_ns);
         let Some(planner) = &mut self.learns else {
             return;
         };
-        self.batches += 1;
-        planner.observe(
-            0,
-            &Report {
-                batch: self.batches,
-                texts: batch.len() as u64,
-                tokens: batch.iter().map(|request| request.tokens).sum(),
-                tokens_squared: batch.iter().map(|request| request.tokens.pow(2)).sum(),
-                run_ns,
-                ..Report::default()
-            },
-        );
+        planner.observe(0, &report);
         if self.batches < PLAN_EVERY || self.batches.is_multiple_of(PLAN_EVERY) {
             let input = PlanningInput {
                 batch_time_target_ns: self.batch_time_target_ns,
                 now_ns: 0,
             };
-            let whole_plan = planner.plan(input);
-            let plan = whole_plan.workers[0];
-            if plan.ns_per_token > 0 {
-                self.plan = WorkerIndex::new(0)
-                    .and_then(|index| Cost::planned(Some(&whole_plan), index))
-                    .map(|cost| (cost, plan.batch_tokens_max));
+            if let Some(teacher) = &mut self.teacher {
+                teacher.teach(planner);
+            }
+            let plan = planner.plan(input);
+            let entry = plan.workers[0];
+            self.planned = WorkerIndex::new(0).and_then(|at| Cost::planned(Some(&plan), at));
+            if let Some(cost) = self.planned {
+                self.plan = Some((cost, entry.batch_tokens_max));
                 self.batch_ns_max = self.batch_time_target_ns;
-                self.costs.fixed_ns = float(plan.ns_per_batch);
-                self.costs.token_ns = float(plan.ns_per_token);
-                self.costs.square_ns = float(plan.ps_per_square) / 1e3;
-                self.worst_1024 = plan.worst_1024;
+                self.tokens_max = entry.batch_tokens_max;
             }
         }
     }

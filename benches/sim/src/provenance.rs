@@ -12,6 +12,17 @@ pub(crate) struct Provenance {
     command: String,
 }
 
+impl std::fmt::Display for Provenance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            machine,
+            commit,
+            command,
+        } = self;
+        write!(f, "{machine}; commit {commit}; `{command}`")
+    }
+}
+
 /// Of this process, which `cargo xtask` starts in the root of the repository.
 pub(crate) fn here() -> Provenance {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -32,10 +43,17 @@ pub(crate) fn here() -> Provenance {
         } else {
             commit + "-dirty"
         },
-        command: format!("cargo xtask bench sim -- {}", args.join(" "))
-            .trim_end_matches([' ', '-'])
-            .to_owned(),
+        command: match args.split_first() {
+            Some((first, rest)) if first == "models" => shown("models", rest),
+            _ => shown("sim", &args),
+        },
     }
+}
+
+fn shown(bench: &str, args: &[String]) -> String {
+    format!("cargo xtask bench {bench} -- {}", args.join(" "))
+        .trim_end_matches([' ', '-'])
+        .to_owned()
 }
 
 fn output(program: &str, args: &[&str]) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use crate::device::{Costs, Device, NOISE};
+use crate::device::{Costs, Device, NOISE, Structure};
 use crate::request::Request;
 
 /// What `embedring bench cost-table` writes, as far as it is used here.
@@ -84,6 +84,7 @@ fn parse(text: &[u8], deadline_ns: u64) -> Result<Device> {
         deadline_ns,
         noise: noise(&file.rows),
         corrections: Some(Arc::new(Corrections::new(&file.rows, &costs))),
+        structure: Structure::NONE,
     })
 }
 

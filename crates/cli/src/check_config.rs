@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::context::{Context, init_log, worker_options};
+use crate::context::{Context, init_log, scheduler_options, worker_options};
 
 /// Check the configuration and what it refers to.
 ///
@@ -33,6 +33,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     for name in config.workers.keys() {
         worker_options(&config, name).with_context(|| format!("worker '{name}'"))?;
     }
+    scheduler_options(&config)?;
     if !args.show {
         let source = config.source.as_ref().map_or_else(
             || "no file, defaults and environment".to_owned(),

@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, bail};
 use embedring_client::{Client, ClientBuilder};
 use embedring_config::{
     BackendKind, BatchPolicyKind, Config, Device, LogFormat, Model, Overrides, PoolingKind,
-    PrecisionKind, WaitKind, Worker,
+    PrecisionKind, TimeModelKind, WaitKind, Worker,
 };
 use embedring_ipc::clock::to_ns;
 use embedring_ipc::{InstanceOptions, RingLimits, WaitStrategy};
+use embedring_learned::Kind;
 use embedring_model::{Level, ModelOverrides, Pooling, Precision, PrecisionChoice};
 use embedring_policy::Bounds;
 use embedring_scheduler::SchedulerOptions;
@@ -74,13 +75,23 @@ pub(crate) fn wait_strategy(kind: WaitKind, spin: std::time::Duration) -> WaitSt
     }
 }
 
-pub(crate) fn scheduler_options(config: &Config) -> SchedulerOptions {
-    SchedulerOptions {
+pub(crate) fn scheduler_options(config: &Config) -> Result<SchedulerOptions> {
+    let learns = match config.scheduler.time_model {
+        TimeModelKind::Analytic => None,
+        TimeModelKind::LightGbm => Some(Kind::LightGbm),
+        TimeModelKind::XgBoost => Some(Kind::XgBoost),
+    };
+    if let Some(Err(error)) = learns.map(Kind::library) {
+        let name = config.scheduler.time_model.name();
+        bail!("scheduler.time_model is {name:?}: {error}; \"analytic\" needs none");
+    }
+    Ok(SchedulerOptions {
         instance: instance_options(config),
         limits: ring_limits(config),
         tick: config.scheduler.tick,
         batch_time_target: config.scheduler.batch_time_target,
-    }
+        learns,
+    })
 }
 
 pub(crate) fn worker_options(config: &Config, name: &str) -> Result<WorkerOptions> {

@@ -114,7 +114,14 @@ pub(crate) fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<ExitC
     let config = context.config()?;
     init_log(&config, "scheduler")?;
     let stop = stop_flag()?;
-    embedring_scheduler::run(&scheduler_options(&config), &stop, &mut || {
+    let options = match scheduler_options(&config) {
+        Ok(options) => options,
+        Err(error) => {
+            say(&format!("embedring: scheduler: {error:#}"));
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
+    embedring_scheduler::run(&options, &stop, &mut || {
         tracing::info!("planning");
         notify(&[NotifyState::Ready]);
     })?;

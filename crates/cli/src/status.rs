@@ -8,8 +8,8 @@ use embedring_ipc::clock::now_ns;
 use embedring_ipc::{BellsMap, BoardMap, Instance, is_alive};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
-    Accuracy, Counter, Precision, ProcessId, Stage, WorkerIdentity, WorkerSlot, WorkerState,
-    quantile_ns,
+    Accuracy, Corrections, Counter, Precision, ProcessId, Stage, WorkerIdentity, WorkerSlot,
+    WorkerState, quantile_ns,
 };
 use serde::Serialize;
 
@@ -100,6 +100,8 @@ struct PlanStatus {
     ps_per_square: u64,
     squares_per_token: u64,
     worst_1024: u64,
+    /// A learned model corrects the other numbers.
+    learned: bool,
     batch_tokens_max: u64,
     queue_tokens_max: u64,
 }
@@ -148,6 +150,7 @@ fn read(instance: &str, board: &BoardMap, bells: &BellsMap) -> Status {
                 ps_per_square: entry.ps_per_square,
                 squares_per_token: entry.squares_per_token,
                 worst_1024: entry.worst_1024,
+                learned: entry.corrections != Corrections::default(),
                 batch_tokens_max: entry.batch_tokens_max,
                 queue_tokens_max: entry.queue_tokens_max,
             };
@@ -259,11 +262,12 @@ fn predictions(worker: &WorkerStatus) -> Option<String> {
     (plan.ns_per_token > 0).then(|| {
         format!(
             "  predicted: {:.3} ms a batch, {:.2} us a token, {:.3} ns a squared token, {:.2} times that at \
-             most; off by {:.1} %, {:.1} % of {} batches within the bound, {} changes",
+             most{}; off by {:.1} %, {:.1} % of {} batches within the bound, {} changes",
             plan.ns_per_batch as f64 / 1e6,
             plan.ns_per_token as f64 / 1e3,
             plan.ps_per_square as f64 / 1e3,
             plan.worst_1024 as f64 / 1024.0,
+            if plan.learned { ", corrected by a learned model" } else { "" },
             accuracy.mape * 100.0,
             accuracy.coverage * 100.0,
             accuracy.batches,

@@ -302,6 +302,32 @@ pub struct Scheduler {
     pub tick: Duration,
     /// Time one batch should take at most.
     pub batch_time_target: Duration,
+    /// What predicts how long a batch takes.
+    pub time_model: TimeModelKind,
+}
+
+/// What predicts how long a batch takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeModelKind {
+    /// a time per batch, per token and per squared token
+    Analytic,
+    /// the same, corrected by LightGBM where that was better on later batches
+    LightGbm,
+    /// the same, corrected by XGBoost where that was better on later batches
+    XgBoost,
+}
+
+impl TimeModelKind {
+    /// The name in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Analytic => "analytic",
+            Self::LightGbm => "lightgbm",
+            Self::XgBoost => "xgboost",
+        }
+    }
 }
 
 /// What `embedring up` does with its processes.

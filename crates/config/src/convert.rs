@@ -8,7 +8,7 @@ use crate::bounds::{self, Bound};
 use crate::bytes::Bytes;
 use crate::config::{
     BackendKind, BatchPolicyKind, Config, KernelsKind, Limits, Log, LogFormat, Model,
-    PrecisionKind, Runtime, Scheduler, Simulated, Supervisor, WaitKind, Worker,
+    PrecisionKind, Runtime, Scheduler, Simulated, Supervisor, TimeModelKind, WaitKind, Worker,
 };
 use crate::device::Device;
 use crate::raw::{
@@ -56,6 +56,7 @@ pub(crate) fn from_raw(raw: Raw) -> Config {
                 &bounds::BATCH_TIME_TARGET_MS,
                 raw.scheduler.batch_time_target_ms,
             ),
+            time_model: raw.scheduler.time_model.unwrap_or(TimeModelKind::Analytic),
         },
         supervisor: supervisor_from(&raw.supervisor),
         log: Log {
@@ -173,6 +174,7 @@ pub(crate) fn to_raw(config: &Config) -> Raw {
         scheduler: RawScheduler {
             tick_ms: Some(millis(config.scheduler.tick)),
             batch_time_target_ms: Some(millis(config.scheduler.batch_time_target)),
+            time_model: Some(config.scheduler.time_model),
         },
         supervisor: RawSupervisor {
             backoff_min_ms: Some(millis(config.supervisor.backoff_min)),

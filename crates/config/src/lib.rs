@@ -58,7 +58,8 @@ mod tests;
 pub use bounds::MAX_WORKERS;
 pub use config::{
     BackendKind, BatchPolicyKind, Config, KernelsKind, Limits, Log, LogFormat, Model, Overrides,
-    PoolingKind, PrecisionKind, Runtime, Scheduler, Simulated, Supervisor, WaitKind, Worker,
+    PoolingKind, PrecisionKind, Runtime, Scheduler, Simulated, Supervisor, TimeModelKind, WaitKind,
+    Worker,
 };
 pub use device::{Device, Gpu};
 pub use error::{ConfigError, Origin};

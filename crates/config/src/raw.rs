@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::config::{
-    BackendKind, BatchPolicyKind, KernelsKind, LogFormat, PoolingKind, PrecisionKind, WaitKind,
+    BackendKind, BatchPolicyKind, KernelsKind, LogFormat, PoolingKind, PrecisionKind,
+    TimeModelKind, WaitKind,
 };
 
 /// One configuration file.
@@ -163,6 +164,9 @@ pub(crate) struct RawScheduler {
     /// Milliseconds that one batch should take at most: what a short request waits behind a batch
     /// that has begun.
     pub(crate) batch_time_target_ms: Option<u64>,
+    /// What predicts how long a batch takes. The learned ones need a build that has them; until they
+    /// have proved to be better, and whenever a device changes, the analytic one predicts.
+    pub(crate) time_model: Option<TimeModelKind>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

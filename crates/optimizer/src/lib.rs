@@ -22,8 +22,11 @@
 
 mod accuracy;
 mod bound;
+mod contest;
 mod drift;
 mod fit;
+mod history;
+mod learners;
 mod memory;
 mod model;
 mod number;
@@ -32,6 +35,7 @@ mod planner;
 mod saved;
 mod switchback;
 
+pub use learners::{Models, Questions, TrainingSet};
 pub use paired::Paired;
 pub use planner::{Planner, PlanningInput};
 pub use saved::RestoreError;

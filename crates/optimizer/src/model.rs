@@ -6,10 +6,12 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::accuracy::Errors;
 use crate::bound::Bound;
+use crate::contest::{Contender, Prediction};
 use crate::drift::Drift;
 use crate::fit::{Coefficients, Fit};
+use crate::learners::{Observed, batch_of};
 use crate::memory::Memory;
-use crate::number::{Batch, float, whole};
+use crate::number::{Batch, whole};
 use crate::saved::{Reader, Writer};
 
 /// How many times its predicted time a batch counts for at most.
@@ -21,6 +23,17 @@ const RUN_NS_MAX: u64 = 3_600_000_000_000;
 const TOKENS_MAX: u64 = 1 << 32;
 /// A bound of more times the prediction than this says nothing.
 const FACTOR_MAX: f64 = 64.0;
+
+/// What is known of a worker that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// This very start of it, from before the scheduler began.
+    Known,
+    /// An earlier start.
+    Again,
+    /// Nothing.
+    Anew,
+}
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,54 +52,71 @@ pub(crate) struct Model {
 
 impl Model {
     /// Of a worker that begins. What an earlier start of the same worker with the same model taught is
-    /// kept, to be forgotten soon: threads or neighbours may be others. False when this very start is known.
-    pub(crate) fn begin(&mut self, identity: &WorkerIdentity) -> bool {
-        let mut is_new = true;
-        match &self.identity {
-            Some(known) if known.incarnation == identity.incarnation => is_new = false,
+    /// kept, to be forgotten soon: threads or neighbours may be others.
+    pub(crate) fn begin(&mut self, identity: &WorkerIdentity) -> Begun {
+        let begun = match &self.identity {
+            Some(known) if known.incarnation == identity.incarnation => Begun::Known,
             Some(known) if is_alike(known, identity) => {
                 self.fit.soften();
                 self.drift.begin_anew();
+                Begun::Again
             }
-            Some(_) | None => *self = Self::default(),
-        }
+            Some(_) | None => {
+                *self = Self::default();
+                Begun::Anew
+            }
+        };
         self.identity = Some(*identity);
-        is_new
+        begun
     }
 
-    /// Takes in how a batch went.
-    pub(crate) fn observe(&mut self, report: &Report) {
+    /// Takes in how a batch went; gives what was predicted of it. `champion` is who is published instead
+    /// of this model.
+    pub(crate) fn observe(
+        &mut self,
+        report: &Report,
+        champion: Option<&Contender>,
+    ) -> Option<Observed> {
         let impossible = report.tokens == 0
             || report.tokens > TOKENS_MAX
             || report.tokens_squared > report.tokens.saturating_mul(report.tokens)
             || !(1..=RUN_NS_MAX).contains(&report.run_ns);
         if impossible {
-            return;
+            return None;
         }
         self.memory.add(report.tokens, report.rss_bytes);
         self.reports += 1;
-        let mut batch = Batch {
-            tokens: float(report.tokens),
-            squares: float(report.tokens_squared),
-            run_ns: float(report.run_ns),
-        };
-        if let Some(known) = self.known() {
-            let predicted_ns = known.predict(&batch);
-            let bound_ns = predicted_ns * self.bound.log_factor().exp();
-            let score = (batch.run_ns / predicted_ns).ln();
-            self.errors.add(predicted_ns, bound_ns, batch.run_ns);
-            self.bound.add(score);
-            if let Some(since) = self.drift.add(score, batch) {
-                self.change(&since);
-                return;
-            }
-            // One batch during which the process was stopped says nothing about the next.
-            batch.run_ns = batch.run_ns.min(predicted_ns * OUTLIER);
-            self.fit.add(&batch, predicted_ns);
-        } else {
+        let mut batch = batch_of(report);
+        let Some(known) = self.known() else {
             self.fit.add(&batch, batch.run_ns);
+            self.solve();
+            return None;
+        };
+        let predicted_ns = known.predict(&batch);
+        let prediction = Prediction {
+            ns: predicted_ns,
+            bound_ns: predicted_ns * self.bound.log_factor().exp(),
+        };
+        let score = (batch.run_ns / predicted_ns).ln();
+        let published = champion.map_or(prediction, |champion| champion.predict(&batch));
+        self.errors
+            .add(published.ns, published.bound_ns, batch.run_ns);
+        self.bound.add(score);
+        let since = self.drift.add(score, batch);
+        let observed = Observed {
+            batch,
+            prediction,
+            changed: since.is_some(),
+        };
+        if let Some(since) = since {
+            self.change(&since);
+            return Some(observed);
         }
+        // One batch during which the process was stopped says nothing about the next.
+        batch.run_ns = batch.run_ns.min(predicted_ns * OUTLIER);
+        self.fit.add(&batch, predicted_ns);
         self.solve();
+        Some(observed)
     }
 
     /// The device has changed, and `since` are the batches since then: all that was known before them is
@@ -119,20 +149,31 @@ impl Model {
     }
 
     /// The coefficients, once there are enough reports to believe them.
-    fn known(&self) -> Option<Coefficients> {
+    pub(crate) fn known(&self) -> Option<Coefficients> {
         self.coefficients.filter(|_| self.reports > REPORTS_MIN)
     }
 
-    /// What batches cost, in the plan's units; nothing before a few were seen.
-    pub(crate) fn cost(&self) -> Option<Cost> {
+    /// Who it is, once it was named.
+    pub(crate) fn identity(&self) -> Option<&WorkerIdentity> {
+        self.identity.as_ref()
+    }
+
+    /// What batches cost, in the plan's units, by the champion where there is one; nothing before a few
+    /// were seen.
+    pub(crate) fn cost(&self, champion: Option<&Contender>) -> Option<Cost> {
         let known = self.coefficients.filter(|_| self.reports >= REPORTS_MIN)?;
-        let factor = self.bound.log_factor().exp().min(FACTOR_MAX);
+        let (known, bound, corrections) = match champion {
+            Some(champion) => (champion.base, &champion.bound, champion.corrections),
+            None => (known, &self.bound, Cost::DEFAULT.corrections),
+        };
+        let factor = bound.log_factor().exp().min(FACTOR_MAX);
         Some(Cost {
             ns_per_batch: whole(known.batch_ns),
             ns_per_token: whole(known.token_ns).max(1),
             ps_per_square: whole(known.square_ns * 1e3),
             squares_per_token: whole(self.fit.squares_per_token()),
             worst_1024: whole((factor * 1024.0).ceil()),
+            corrections,
         })
     }
 

@@ -20,7 +20,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// First word of a board that is ready.
 pub const BOARD_MAGIC: u64 = u64::from_le_bytes(*b"EMBRBRD1");
 /// Layout version of board and bells; another one is refused.
-pub const BOARD_VERSION: u64 = 4;
+pub const BOARD_VERSION: u64 = 5;
 /// Reports kept per worker; older ones are overwritten. A thousand batches a second between two looks of
 /// a scheduler that comes ten times a second, and as many again.
 pub const REPORTS_PER_WORKER: usize = 256;

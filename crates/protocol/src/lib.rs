@@ -43,7 +43,10 @@ pub use board::{
 pub use histogram::{BUCKETS, Histogram, bucket_of, bucket_upper_ns, quantile_ns};
 pub use ids::{ClientIndex, ModelId, Name, NameError, ProcessId, WorkerIndex};
 pub use options::{Class, NormalizeOption, PromptKind, Truncation};
-pub use plan::{Accuracies, Accuracy, Load, Plan, Report, Trial, WorkerPlan};
+pub use plan::{
+    Accuracies, Accuracy, CORRECTION_LENGTHS, CORRECTION_TOKENS, Corrections, Load, Plan, Report,
+    Trial, WorkerPlan,
+};
 pub use request::{
     REQUEST_HEADER_BYTES, RequestError, RequestHeader, RequestView, RequestWriteError,
     RequestWriter, TEXT_ENTRY_BYTES, TextFlags, request_bytes,

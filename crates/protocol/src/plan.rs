@@ -4,6 +4,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::limits::WORKERS_MAX;
 
+/// Sizes of a batch that predictions are corrected at, and lengths of its texts.
+pub const CORRECTION_TOKENS: usize = 12;
+/// See [`CORRECTION_TOKENS`].
+pub const CORRECTION_LENGTHS: usize = 4;
+
+/// By how much batches take longer than their coefficients say, in 1/1024, by tokens and then by length;
+/// 0 counts as 1024. All 0: there is nothing to correct.
+pub type Corrections = [[u16; CORRECTION_LENGTHS]; CORRECTION_TOKENS];
+
 /// What the scheduler expects of one worker and allows it. Zero means "no opinion": the worker's
 /// and the client's own defaults hold.
 #[derive(
@@ -25,6 +34,8 @@ pub struct WorkerPlan {
     pub squares_per_token: u64,
     /// What a batch takes at most in 99 of 100 cases, in 1/1024 of what is predicted.
     pub worst_1024: u64,
+    /// What a learned model says of batches beside that.
+    pub corrections: Corrections,
 }
 
 /// The scheduler's advice, published whole.
@@ -94,6 +105,8 @@ pub struct Report {
     pub waiting_tokens: u64,
     /// Bytes resident after it, as last looked at; 0 when nobody looked.
     pub rss_bytes: u64,
+    /// Other workers that computed when it began.
+    pub neighbours: u64,
 }
 
 /// How good the predictions of one worker's batches were, each made before its batch.

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod state;
+mod trainer;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use embedring_ipc::{
     BellsMap, BoardMap, Instance, InstanceError, InstanceOptions, MapError, RingLimits,
     clean_up_dead, current_process,
 };
+use embedring_learned::{Kind, NotBuiltError};
 use embedring_optimizer::{Arm, Planner, PlanningInput, Switchback};
 use embedring_protocol::limits::WORKERS_MAX;
 use embedring_protocol::sync::Ordering;
@@ -29,6 +31,7 @@ use embedring_protocol::{BoardHeader, WorkerState};
 use thiserror::Error;
 
 use crate::state::StateFile;
+use crate::trainer::Trainer;
 
 /// Time between two listings of dead nodes when nobody is known to have died: some processes die
 /// without ever having had a place on the board.
@@ -36,6 +39,9 @@ const CLEAN_EVERY_NS: u64 = 1_000_000_000;
 
 /// Time between two times that what was learned is saved.
 const SAVE_EVERY_NS: u64 = 2_000_000_000;
+
+/// Time between two times that what models are learned from is saved: megabytes.
+const SAVE_LEARNED_EVERY_NS: u64 = 60_000_000_000;
 
 /// Everything the scheduler is told.
 #[derive(Clone, Debug)]
@@ -48,6 +54,8 @@ pub struct SchedulerOptions {
     pub tick: Duration,
     /// How long a batch should take at most.
     pub batch_time_target: Duration,
+    /// What learns beside the analytic model, and may replace it; `None`: nothing.
+    pub learns: Option<Kind>,
 }
 
 impl SchedulerOptions {
@@ -59,6 +67,7 @@ impl SchedulerOptions {
             limits: RingLimits::default(),
             tick: Duration::from_millis(100),
             batch_time_target: Duration::from_millis(100),
+            learns: None,
         }
     }
 }
@@ -72,6 +81,9 @@ pub enum SchedulerError {
     /// The board or the bells.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// The library that is to learn is not part of this build.
+    #[error("scheduler.time_model: {0}")]
+    Library(#[from] NotBuiltError),
 }
 
 /// What is remembered of a worker between two ticks.
@@ -79,6 +91,13 @@ pub enum SchedulerError {
 struct Seen {
     incarnation: u64,
     reports: u64,
+}
+
+/// Models that are learned, and their file.
+struct Learning {
+    trainer: Trainer,
+    file: StateFile,
+    saved_ns: u64,
 }
 
 struct Scheduler<'a> {
@@ -94,6 +113,7 @@ struct Scheduler<'a> {
     cleaned_ns: u64,
     /// What the planner's own count of plans lacks to be above that of the scheduler before.
     epoch_ahead: u64,
+    learning: Option<Learning>,
     options: &'a SchedulerOptions,
 }
 
@@ -119,7 +139,11 @@ pub fn run(
     let bells = BellsMap::create(&instance)?;
     board.scheduler.process.write(&current_process());
     let state = StateFile::of(&instance);
-    let planner = state.load();
+    let mut planner = state.load();
+    let learning = options
+        .learns
+        .map(|kind| Learning::start(kind, &instance, &mut planner))
+        .transpose()?;
     let mut scheduler = Scheduler {
         instance,
         board,
@@ -132,6 +156,7 @@ pub fn run(
         seen: [Seen::default(); WORKERS_MAX],
         cleaned_ns: 0,
         epoch_ahead: 0,
+        learning,
         options,
     };
     scheduler.tick();
@@ -141,7 +166,25 @@ pub fn run(
         scheduler.tick();
     }
     scheduler.save(now_ns());
+    scheduler.save_learned(now_ns());
     Ok(())
+}
+
+impl Learning {
+    fn start(
+        kind: Kind,
+        instance: &Instance,
+        planner: &mut Planner,
+    ) -> Result<Self, NotBuiltError> {
+        kind.library()?;
+        let file = StateFile::learned_of(instance);
+        let models = file.load_learned(planner);
+        Ok(Self {
+            trainer: Trainer::start(kind, models)?,
+            file,
+            saved_ns: now_ns(),
+        })
+    }
 }
 
 impl Scheduler<'_> {
@@ -152,6 +195,7 @@ impl Scheduler<'_> {
             .heartbeat_ns
             .store(now_ns, Ordering::Relaxed);
         self.observe();
+        self.learn(now_ns);
         let mut plan = self.planner.plan(PlanningInput {
             batch_time_target_ns: self.batch_time_target_ns(now_ns),
             now_ns,
@@ -178,6 +222,30 @@ impl Scheduler<'_> {
         self.saved_ns = now_ns;
         if std::mem::take(&mut self.learned) && self.instance.still_there() {
             self.state.save(&self.planner, self.instance.free_bytes());
+        }
+    }
+
+    /// Collects what was learned meanwhile and hands out what is to be learned.
+    fn learn(&mut self, now_ns: u64) {
+        let Some(learning) = &mut self.learning else {
+            return;
+        };
+        let learned = learning.trainer.tick(&mut self.planner, now_ns);
+        if learned || now_ns.saturating_sub(learning.saved_ns) >= SAVE_LEARNED_EVERY_NS {
+            self.save_learned(now_ns);
+        }
+    }
+
+    fn save_learned(&mut self, now_ns: u64) {
+        let Some(learning) = &mut self.learning else {
+            return;
+        };
+        learning.saved_ns = now_ns;
+        if self.instance.still_there() {
+            let (models, free_bytes) = (&learning.trainer.models, self.instance.free_bytes());
+            learning
+                .file
+                .save_learned(&self.planner, models, free_bytes);
         }
     }
 
@@ -396,5 +464,88 @@ mod tests {
         let plan = board.scheduler.plan.read().unwrap();
         assert_eq!(plan.workers, known.workers);
         assert_eq!(batches(&board), learned);
+    }
+
+    /// The whole way with a real library: reports, learning on the thread, comparison, plan, file.
+    #[cfg(any(feature = "lightgbm", feature = "xgboost"))]
+    #[test]
+    fn what_the_analytic_model_misses_is_learned_published_and_kept() {
+        for kind in Kind::ALL {
+            if kind.library().is_err() {
+                continue;
+            }
+            let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+            let mut options = SchedulerOptions::new("t");
+            options.instance.dir = dir.path().into();
+            options.tick = Duration::from_millis(1);
+            options.learns = Some(kind);
+            run_until(&options, |board| board.scheduler.plan.read().is_some());
+            let instance = Instance::open(&options.instance).unwrap();
+            let header = *BoardMap::open(&instance).unwrap().header();
+            let board = Arc::new(BoardMap::create(&instance, header).unwrap());
+            let bells = Arc::new(BellsMap::create(&instance).unwrap());
+            let mut place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
+            place.describe(|identity| identity.dimensions = 4);
+            let index = place.index().get();
+            let entry = |board: &BoardMap| board.scheduler.plan.read().unwrap().workers[index];
+            let is_learned = |board: &BoardMap| {
+                entry(board).corrections != embedring_protocol::Corrections::default()
+            };
+            let sent = std::cell::Cell::new(0_u64);
+            run_until(&options, |board| {
+                // In steps of eight a tick, so that none is overwritten before it is seen.
+                let epoch = board.scheduler.plan.read().map_or(0, |plan| plan.epoch);
+                for _ in 0..8 {
+                    let batch = sent.get() + 1;
+                    sent.set(batch);
+                    // Texts of 20; from 1,024 tokens on a batch takes twice as long.
+                    let texts = 1 + batch * 37 % 150;
+                    let tokens = texts * 20;
+                    let step = if tokens < 1_024 { 1 } else { 2 };
+                    place.slot().report(&Report {
+                        batch,
+                        finished_ns: batch * 1_000_000_000,
+                        texts,
+                        tokens,
+                        tokens_squared: tokens * 20,
+                        longest_tokens: 20,
+                        run_ns: (1_000_000 + tokens * 5_000) * step,
+                        ..Report::default()
+                    });
+                }
+                while board.scheduler.plan.read().map_or(0, |plan| plan.epoch) == epoch {
+                    std::thread::yield_now();
+                }
+                is_learned(board)
+            });
+            let known = board.scheduler.plan.read().unwrap();
+            // Only what is in the file can be published by the next one: nothing is reported to it.
+            board
+                .scheduler
+                .plan
+                .write(&embedring_protocol::Plan::default());
+            run_until(&options, |board| {
+                board.scheduler.plan.read().unwrap().epoch > known.epoch
+            });
+            assert!(is_learned(&board), "{kind}: the next one goes on with it");
+        }
+    }
+
+    #[cfg(not(all(feature = "lightgbm", feature = "xgboost")))]
+    #[test]
+    fn a_library_that_is_not_there_is_an_error_that_names_the_key() {
+        for kind in Kind::ALL {
+            if kind.library().is_ok() {
+                continue;
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let mut options = SchedulerOptions::new("t");
+            options.instance.dir = dir.path().into();
+            options.learns = Some(kind);
+            let error = run(&options, &AtomicBool::new(false), &mut || ()).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("scheduler.time_model"), "{error}");
+            assert!(error.contains(kind.name()), "{error}");
+        }
     }
 }

@@ -10,10 +10,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use embedring_ipc::{Instance, ROOM_BYTES_MIN};
-use embedring_optimizer::Planner;
+use embedring_optimizer::{Models, Planner, RestoreError};
 
-/// More bytes than all that can be learned of all workers takes.
-const BYTES_MAX: u64 = 4 << 20;
+/// More bytes than all that can be learned of all workers takes, with learned models.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// What the analytic models know; and beside it, what others are learned from, and those.
+const ANALYTIC: &str = "models";
+const LEARNED: &str = "learned";
 
 /// The file.
 #[derive(Debug)]
@@ -29,53 +33,83 @@ impl StateFile {
         Self::at(instance.path())
     }
 
+    /// The file of learned models.
+    pub(crate) fn learned_of(instance: &Instance) -> Self {
+        Self::named(instance.path(), LEARNED)
+    }
+
     fn at(folder: &Path) -> Self {
+        Self::named(folder, ANALYTIC)
+    }
+
+    fn named(folder: &Path, name: &str) -> Self {
         Self {
-            path: folder.join("models"),
+            path: folder.join(name),
             failing: false,
         }
     }
 
     /// What an earlier scheduler knew, or nothing.
     pub(crate) fn load(&self) -> Planner {
+        self.restored(Planner::restore).unwrap_or_default()
+    }
+
+    /// Lets `planner` go on with what an earlier one had learned from; gives the models.
+    pub(crate) fn load_learned(&self, planner: &mut Planner) -> Models {
+        planner.learn();
+        let restored = self.restored(|saved| planner.restore_learned(saved));
+        restored.unwrap_or_default()
+    }
+
+    /// What the file holds; one that holds something else is set aside.
+    fn restored<T>(&self, restore: impl FnOnce(&[u8]) -> Result<T, RestoreError>) -> Option<T> {
+        let path = self.path.display();
         let saved = match self.read() {
             Ok(saved) => saved,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Planner::default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "what was learned can not be read; beginning anew");
-                return Planner::default();
+                tracing::warn!(%path, %error, "what was learned can not be read; beginning anew");
+                return None;
             }
         };
-        match Planner::restore(&saved) {
-            Ok(planner) => {
-                tracing::info!(bytes = saved.len(), "going on with what was learned");
-                planner
+        let error = match restore(&saved) {
+            Ok(restored) => {
+                tracing::info!(%path, bytes = saved.len(), "going on with what was learned");
+                return Some(restored);
             }
-            Err(error) => {
-                let aside = self.beside("damaged");
-                let path = self.path.display();
-                match fs::rename(&self.path, &aside) {
-                    Ok(()) => {
-                        tracing::warn!(%path, %error, aside = %aside.display(), "what was learned is unusable and was set aside; beginning anew");
-                    }
-                    Err(rename) => {
-                        tracing::warn!(%path, %error, %rename, "what was learned is unusable and could not be set aside; beginning anew");
-                    }
-                }
-                Planner::default()
+            Err(error) => error,
+        };
+        let aside = self.beside("damaged");
+        match fs::rename(&self.path, &aside) {
+            Ok(()) => {
+                tracing::warn!(%path, %error, aside = %aside.display(), "what was learned is unusable and was set aside; beginning anew");
+            }
+            Err(rename) => {
+                tracing::warn!(%path, %error, %rename, "what was learned is unusable and could not be set aside; beginning anew");
             }
         }
+        None
     }
 
     /// Replaces the file by what is known now. `free_bytes` are left on its file system, of which others
     /// need some to be able to write at all.
     pub(crate) fn save(&mut self, planner: &Planner, free_bytes: u64) {
-        let saved = planner.save();
+        self.replace(&planner.save(), free_bytes);
+    }
+
+    /// The same of learned models.
+    pub(crate) fn save_learned(&mut self, planner: &Planner, models: &Models, free_bytes: u64) {
+        if let Some(saved) = planner.save_learned(models) {
+            self.replace(&saved, free_bytes);
+        }
+    }
+
+    fn replace(&mut self, saved: &[u8], free_bytes: u64) {
         let need_bytes = ROOM_BYTES_MIN + saved.len() as u64;
         let written = if free_bytes < need_bytes {
             Err(ErrorKind::StorageFull.into())
         } else {
-            self.write(&saved)
+            self.write(saved)
         };
         match written {
             Ok(()) => self.failing = false,
@@ -198,6 +232,29 @@ mod tests {
             file.save(&taught(), u64::MAX);
             assert_eq!(file.load(), taught(), "{name}");
         }
+    }
+
+    #[test]
+    fn learned_models_have_a_file_of_their_own_and_a_damaged_one_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = StateFile::named(folder.path(), LEARNED);
+        file.save_learned(&taught(), &Models::new(), u64::MAX);
+        assert!(files(folder.path()).is_empty(), "nothing is learned");
+        let mut planner = taught();
+        assert_eq!(file.load_learned(&mut planner), Models::new());
+        file.save_learned(&planner, &Models::new(), u64::MAX);
+        assert_eq!(files(folder.path()), ["learned"]);
+        let mut again = taught();
+        file.load_learned(&mut again);
+        assert_eq!(again, planner);
+        let path = folder.path().join("learned");
+        let mut saved = fs::read(&path).unwrap();
+        let middle = saved.len() / 2;
+        saved[middle] ^= 0x10;
+        fs::write(&path, saved).unwrap();
+        file.load_learned(&mut again);
+        assert_eq!(again, planner, "beginning anew");
+        assert_eq!(files(folder.path()), ["learned.damaged"]);
     }
 
     #[test]

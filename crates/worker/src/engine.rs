@@ -90,6 +90,8 @@ struct Engine<'a> {
     /// What a token took in the last batch: enough to tell a batch of microseconds from one of
     /// milliseconds without a plan.
     ns_per_token: Option<u64>,
+    /// Other workers that computed when the batch was formed.
+    neighbours: u64,
 }
 
 /// Serves until `stop` is set. `on_ready` is called once, when requests are taken.
@@ -113,14 +115,8 @@ pub fn run(
     place.slot().count(Counter::Loads, 1);
     let mut memory = bounded_memory(options, &place)?;
     let identity = describe(&mut place, &served, options);
-    try_out(
-        &served,
-        &mut *backend,
-        options,
-        &mut memory,
-        place.slot(),
-        stop,
-    );
+    let slot = place.slot();
+    try_out(&served, &mut *backend, options, &mut memory, slot, stop);
     let ring = ring(&instance, &place, options)?;
     let place = Arc::new(place);
     let intake = Intake::new(
@@ -156,6 +152,7 @@ pub fn run(
         batches: 0,
         cost: None,
         ns_per_token: None,
+        neighbours: 0,
     };
     let intake_served = Arc::clone(&engine.served);
     std::thread::scope(|scope| {
@@ -308,7 +305,10 @@ impl Engine<'_> {
                 let taken = intake.queue.take_batch(now, limits, &mut self.batch);
                 intake.end_dropped();
                 match taken {
-                    Taken::Batch => return true,
+                    Taken::Batch => {
+                        self.neighbours = intake.neighbours();
+                        return true;
+                    }
                     Taken::NotBefore(until) => wake_ns = wake_ns.min(until),
                     Taken::Nothing => {}
                 }
@@ -324,15 +324,13 @@ impl Engine<'_> {
         let index = intake.index();
         let advised = plan.map_or(0, |plan| plan.workers[index.get()].batch_tokens_max);
         let configured = options.batch_tokens_max;
-        BatchLimits {
-            cost: Cost::planned(plan.as_ref(), index),
-            tokens_max: if advised == 0 || !options.batch_policy.is_ours() {
-                configured
-            } else {
-                advised.min(configured)
-            },
-            texts_max: options.batch_texts_max,
-        }
+        let tokens_max = if advised == 0 || !options.batch_policy.is_ours() {
+            configured
+        } else {
+            advised.min(configured)
+        };
+        let cost = Cost::planned(plan.as_ref(), index);
+        BatchLimits::new(cost, tokens_max, options.batch_texts_max)
     }
 
     fn run_batch(&mut self) -> Result<(), WorkerError> {
@@ -379,6 +377,7 @@ impl Engine<'_> {
             longest_tokens: self.batch.longest,
             waiting_tokens: self.batch.left_waiting,
             rss_bytes: self.memory.rss_bytes(),
+            neighbours: self.neighbours,
         });
         self.publish_rows(ran, run_ns);
         Ok(())

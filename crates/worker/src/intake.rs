@@ -140,6 +140,15 @@ impl Intake {
         self.place.index()
     }
 
+    /// Other workers of the instance that compute.
+    pub(crate) fn neighbours(&self) -> u64 {
+        let own = self.index().get();
+        let others = self.board.workers.iter().enumerate();
+        let busy = others
+            .filter(|&(at, slot)| at != own && slot.busy_since_ns.load(Ordering::Relaxed) > 0);
+        busy.count() as u64
+    }
+
     /// Takes at most `requests_max` requests off the ring, until it is empty or more than
     /// `enough_tokens` wait. Returns how many were taken off.
     pub(crate) fn poll(&mut self, enough_tokens: u64, requests_max: usize, now_ns: u64) -> usize {

@@ -52,9 +52,28 @@ pub(crate) struct BatchLimits {
     pub(crate) cost: Option<Cost>,
     pub(crate) tokens_max: u64,
     pub(crate) texts_max: usize,
+    batch_ns_max: u64,
 }
 
 impl BatchLimits {
+    pub(crate) fn new(cost: Option<Cost>, tokens_max: u64, texts_max: usize) -> Self {
+        Self {
+            cost,
+            tokens_max,
+            texts_max,
+            batch_ns_max: cost.map_or(tokens_max, |cost| cost.shortest_ns(tokens_max)),
+        }
+    }
+
+    /// The costs that hold for the next batch of what waits.
+    fn for_next_batch(self, tokens: u64, squares: u64) -> Self {
+        let next = |cost: Cost| cost.for_next_batch(tokens, squares, self.tokens_max);
+        Self {
+            cost: self.cost.map(next),
+            ..self
+        }
+    }
+
     /// What texts of so many tokens and squared tokens add to a batch; without an opinion a token is a
     /// nanosecond, and only order and bounds count.
     fn work_ns(&self, tokens: u64, squares: u64) -> u64 {
@@ -65,9 +84,7 @@ impl BatchLimits {
     fn for_schedule(&self) -> Limits {
         Limits {
             fixed_ns: self.cost.map_or(0, |cost| cost.ns_per_batch),
-            batch_ns_max: self
-                .cost
-                .map_or(self.tokens_max, |cost| cost.shortest_ns(self.tokens_max)),
+            batch_ns_max: self.batch_ns_max,
             worst_1024: self.cost.unwrap_or(Cost::DEFAULT).worst_1024,
         }
     }
@@ -183,6 +200,11 @@ impl Queue {
         self.clients.share(client)
     }
 
+    fn waiting_requests(&self) -> impl Iterator<Item = &Request> {
+        let requests = self.waiting.iter();
+        requests.filter_map(|&place| self.requests[place].as_ref())
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.requests.len()
     }
@@ -255,6 +277,11 @@ impl Queue {
         batch: &mut Batch,
     ) -> Taken {
         batch.clear();
+        let squares = self
+            .waiting_requests()
+            .map(|request| request.waiting_squares);
+        let squares = squares.fold(0, u64::saturating_add);
+        let limits = limits.for_next_batch(self.waiting_tokens(), squares);
         self.see(limits);
         let bounds = limits.for_schedule();
         let (texts_max, tokens_max) = self.batcher.bounds();

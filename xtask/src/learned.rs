@@ -1,0 +1,49 @@
+//! What LightGBM and XGBoost are built with, in a folder of the checkout.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::run::{command, output, root, run};
+
+/// cmake compiles LightGBM, libclang reads both libraries' headers, and the third is XGBoost itself.
+/// LightGBM's build asks for a cmake newer than Debian's, and not for one that has dropped its old rules.
+const PACKAGES: [&str; 3] = ["cmake==3.31.10", "libclang==18.1.1", "xgboost-cpu==3.2.0"];
+
+/// Where it goes; `.cargo/config.toml` points there.
+const FOLDER: &str = ".venv/learned";
+
+/// The features that use it.
+pub(crate) const FEATURES: &str =
+    "embedring/lightgbm,embedring/xgboost,embedring-sim/lightgbm,embedring-sim/xgboost";
+
+/// Installs it, unless it is there.
+pub(crate) fn learned_setup() -> Result<()> {
+    let folder = root().join(FOLDER);
+    let stamp = folder.join("installed");
+    let wanted = PACKAGES.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
+        println!("{} is up to date", folder.display());
+        return Ok(());
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    println!(
+        "installing {} into {}",
+        PACKAGES.join(", "),
+        folder.display()
+    );
+    run(command("python3")
+        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+        .arg(&folder)
+        .args(PACKAGES))?;
+    // libclang comes without the headers that belong to a compiler, such as stddef.h.
+    let headers = output(command("gcc").arg("-print-file-name=include"))?;
+    let headers = PathBuf::from(headers.trim());
+    std::os::unix::fs::symlink(&headers, folder.join("include"))
+        .with_context(|| format!("cannot link {}", headers.display()))?;
+    run(command(folder.join("cmake/data/bin/cmake")).arg("--version"))?;
+    std::fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+}
