@@ -8,7 +8,9 @@ use embedring_ipc::clock::to_ns;
 use embedring_load::{Driver, End, Outcome, Planned};
 use embedring_optimizer::Planner;
 use embedring_protocol::BoardLayout;
-use embedring_tests::{Instance, Setup, Signal, WATCHDOG, eventually, kill, signal, warm_up};
+use embedring_tests::{
+    Instance, Setup, Signal, WATCHDOG, eventually, kill, patient, signal, warm_up,
+};
 use embedring_traffic::Kind;
 
 const MS: u64 = 1_000_000;
@@ -89,8 +91,11 @@ fn check(mut away: impl FnMut(&Instance), back: impl FnOnce(&Instance)) {
         .set("SUPERVISOR__HANG_TIMEOUT_MS", "600000")
         .up();
     let board = instance.board();
-    warm_up(&instance, &instance.client(), &["a"]);
+    let client = instance.client();
+    warm_up(&instance, &client, &["a"]);
+    // The first batches make the model; those after it are predicted.
     eventually("what was learned is saved", WATCHDOG, || {
+        client.embed_with(&["one more"], &patient()).unwrap();
         saved_batches(&instance) > 0
     });
     let clients = [instance.client(), instance.client()];
@@ -133,9 +138,8 @@ fn check(mut away: impl FnMut(&Instance), back: impl FnOnce(&Instance)) {
         let during = on_time_share(&outcomes, gone, returns);
         // As many as before, but a busy machine may have taken the time of either.
         assert!(during > before / 3.0, "{before} before, {during} without");
-        let client = instance.client();
         eventually("it goes on learning", WATCHDOG, || {
-            client.embed(&["one more"]).unwrap();
+            client.embed_with(&["one more"], &patient()).unwrap();
             known(&board).batches > first.batches
         });
     });
