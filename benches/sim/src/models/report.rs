@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
+use super::Panel;
 use super::cost::{Asked, Decision};
-use super::{LOADS, Panel};
 use crate::provenance::Provenance;
 
 pub(super) fn markdown(
@@ -11,11 +11,11 @@ pub(super) fn markdown(
     decisions: &[Decision],
     asked: &[Asked],
     from: &Provenance,
-    (seeds, count): (u64, usize),
+    seeds: u64,
 ) -> Result<String, fmt::Error> {
     let mut text = format!(
         "# Models of batch time\n\nWritten by `cargo xtask bench models` ({from}).\n\nErrors are of one stream of batches \
-         per device, the first 1,000 not counted; goodput is of {seeds} seeds of {count} requests each, from knowing \
+         per device, the first 1,000 not counted; goodput is of {seeds} seeds, from knowing \
          nothing, the same requests and noise for every model, with the difference to the analytic model and its paired \
          95 % interval. \"Learned\" is the share of batches that a learned model predicted: it has to win on later \
          batches first. Simulated devices are made up; a recorded one takes what was measured, with its spread.\n\n"
@@ -24,16 +24,20 @@ pub(super) fn markdown(
     for panel in panels {
         write!(
             text,
-            "## {}: {}\n\nA question has {} ms.\n\n| model | MAPE | pinball .99, of the time | coverage | learned | trainings | training, ms |",
-            panel.device, panel.kind, panel.deadline_ms,
+            "## {}: {}\n\nA question has {} ms; {} requests a run, {} batches predicted.\n\n| model | MAPE | pinball .99, of the time | coverage | learned | trainings | training, ms |",
+            panel.device,
+            panel.kind,
+            panel.deadline_ms,
+            panel.requests,
+            panel.rows.first().map_or(0, |row| row.accuracy.batches),
         )?;
-        for load in LOADS {
+        for load in panel.loads {
             write!(text, " goodput at {load} |")?;
         }
         writeln!(
             text,
             "\n|---|---|---|---|---|---|---|{}",
-            "---|".repeat(LOADS.len())
+            "---|".repeat(panel.loads.len())
         )?;
         for row in &panel.rows {
             let accuracy = &row.accuracy;
