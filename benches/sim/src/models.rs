@@ -42,7 +42,15 @@ pub(crate) struct Args {
     deadline_ms: u64,
 }
 
-const LOADS: [f64; 3] = [0.8, 1.0, 1.5];
+/// A device, and how it is loaded.
+#[derive(Debug)]
+struct Case {
+    device: Device,
+    kind: &'static str,
+    loads: [f64; 3],
+    /// How many times as many requests it is sent: there are more in each of its batches.
+    times: usize,
+}
 
 /// What predicts.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +64,7 @@ struct Contender {
 struct Row {
     model: &'static str,
     accuracy: accuracy::Accuracy,
-    /// At each of [`LOADS`].
+    /// At each load.
     goodput: Vec<Goodput>,
     /// Milliseconds to learn, the median; 0 where nothing is learned.
     train_ms: f64,
@@ -81,13 +89,16 @@ struct Goodput {
 struct Panel {
     device: String,
     kind: &'static str,
+    loads: [f64; 3],
+    /// Of a run.
+    requests: usize,
     deadline_ms: f64,
     rows: Vec<Row>,
 }
 
 #[expect(clippy::print_stdout, reason = "what a bench says while it works")]
 pub(crate) fn models(args: &Args) -> Result<()> {
-    let (seeds, count) = if args.quick { (4, 4_000) } else { (20, 30_000) };
+    let (seeds, count) = if args.quick { (4, 4_000) } else { (20, 12_000) };
     let mut contenders = vec![Contender {
         name: "analytic",
         library: None,
@@ -102,9 +113,9 @@ pub(crate) fn models(args: &Args) -> Result<()> {
         }
     }
     let mut panels = Vec::new();
-    for (device, kind) in devices(args)? {
-        println!("{}, {kind}", device.name);
-        panels.push(panel(&device, kind, &contenders, seeds, count));
+    for case in cases(args)? {
+        println!("{}, {}", case.device.name, case.kind);
+        panels.push(panel(&case, &contenders, seeds, count * case.times));
     }
     let decisions = cost::decisions();
     let asked = contenders
@@ -112,11 +123,11 @@ pub(crate) fn models(args: &Args) -> Result<()> {
         .filter_map(|contender| cost::asked(contender.name, contender.library?))
         .collect::<Vec<_>>();
     let from = provenance::here();
-    let markdown = report::markdown(&panels, &decisions, &asked, &from, (seeds, count))?;
+    let markdown = report::markdown(&panels, &decisions, &asked, &from, seeds)?;
     println!("{markdown}");
     write(&args.results, "models.md", &markdown)?;
     let json = serde_json::json!({
-        "from": from, "seeds": seeds, "requests": count,
+        "from": from, "seeds": seeds,
         "panels": panels, "decisions": decisions, "asked": asked,
     });
     let json = serde_json::to_string_pretty(&json)? + "\n";
@@ -130,7 +141,7 @@ fn write(folder: &Path, file: &str, text: &str) -> Result<()> {
 }
 
 /// Made-up devices that are exactly analytic, made-up ones that are not, and recorded ones.
-fn devices(args: &Args) -> Result<Vec<(Device, &'static str)>> {
+fn cases(args: &Args) -> Result<Vec<Case>> {
     let with = |device: &Device, name: &'static str, structure| Device {
         name: name.into(),
         structure,
@@ -146,42 +157,42 @@ fn devices(args: &Args) -> Result<Vec<(Device, &'static str)>> {
         cliff: 4_096,
         text_tokens: 20,
     };
-    let mut devices = vec![
-        (CPU.clone(), "exactly analytic, simulated"),
-        (GPU.clone(), "exactly analytic, simulated"),
-        (
-            with(&CPU, "cpu with tiles, cliff, texts", cpu),
-            "structure, simulated",
-        ),
-        (
-            with(&GPU, "gpu with tiles, cliff, texts", gpu),
-            "structure, simulated",
-        ),
+    let case = |device, kind, times| Case {
+        device,
+        kind,
+        loads: [0.8, 1.0, 1.5],
+        times,
+    };
+    let (exact, made_up) = ("exactly analytic, simulated", "structure, simulated");
+    let mut cases = vec![
+        case(CPU.clone(), exact, 1),
+        case(GPU.clone(), exact, 6),
+        case(with(&CPU, "cpu with tiles, cliff, texts", cpu), made_up, 1),
+        case(with(&GPU, "gpu with tiles, cliff, texts", gpu), made_up, 6),
     ];
     for path in &args.cost_table {
-        let device = table::device(path, args.deadline_ms * 1_000_000)?;
-        devices.push((device, "recorded batches, replayed"));
+        cases.push(Case {
+            device: table::device(path, args.deadline_ms * 1_000_000)?,
+            kind: "recorded batches, replayed",
+            // Its own line of cost, which loads are counted by, is above most of its batches.
+            loads: [1.0, 2.0, 3.0],
+            times: 10,
+        });
     }
-    Ok(devices)
+    Ok(cases)
 }
 
-fn panel(
-    device: &Device,
-    kind: &'static str,
-    contenders: &[Contender],
-    seeds: u64,
-    count: usize,
-) -> Panel {
+fn panel(case: &Case, contenders: &[Contender], seeds: u64, count: usize) -> Panel {
+    let device = &case.device;
     let stream = accuracy::Stream::record(device, count * 2);
-    let base: Vec<Vec<Ran>> = LOADS
-        .map(|load| ran(device, None, load, seeds, count))
-        .into();
+    let base = case.loads.map(|load| ran(device, None, load, seeds, count));
     let rows = contenders
         .iter()
         .map(|contender| {
             let (accuracy, mut took_ms) = stream.replay(contender.library);
             took_ms.sort_unstable_by(f64::total_cmp);
-            let goodput = LOADS
+            let goodput = case
+                .loads
                 .iter()
                 .zip(&base)
                 .map(|(&load, base)| goodput(device, contender, load, base, count))
@@ -197,7 +208,9 @@ fn panel(
         .collect();
     Panel {
         device: device.name.to_string(),
-        kind,
+        kind: case.kind,
+        loads: case.loads,
+        requests: count,
         #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
         deadline_ms: device.deadline_ns as f64 / 1e6,
         rows,
@@ -277,7 +290,13 @@ mod tests {
             name: "analytic",
             library: None,
         };
-        let panel = panel(&CPU, "test", &[contender], 3, 2_000);
+        let case = Case {
+            device: CPU,
+            kind: "test",
+            loads: [0.8, 1.0, 1.5],
+            times: 1,
+        };
+        let panel = panel(&case, &[contender], 3, 6_000);
         let row = &panel.rows[0];
         assert!((0.03..0.06).contains(&row.accuracy.mape), "{row:?}");
         assert!(row.accuracy.coverage > 0.97, "{row:?}");
@@ -295,16 +314,15 @@ mod tests {
             cost_table: Vec::new(),
             deadline_ms: 5,
         };
-        let devices = devices(&args).unwrap();
-        let (device, _) = &devices[2];
-        let stream = accuracy::Stream::record(device, 30_000);
+        let cases = cases(&args).unwrap();
+        let stream = accuracy::Stream::record(&cases[2].device, 30_000);
         let (analytic, _) = stream.replay(None);
         for library in Kind::ALL.into_iter().filter_map(|kind| kind.library().ok()) {
             let (learned, took_ms) = stream.replay(Some(library));
-            assert!(
-                learned.mape < 0.9 * analytic.mape,
-                "{learned:?} {analytic:?}"
-            );
+            let better =
+                learned.mape < 0.97 * analytic.mape && learned.pinball < 1.1 * analytic.pinball;
+            assert!(better, "{learned:?} beside {analytic:?}");
+            assert!(learned.learned > 0.8, "{learned:?}");
             assert!(!took_ms.is_empty() && took_ms.len() < 40, "{took_ms:?}");
         }
     }

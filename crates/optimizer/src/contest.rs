@@ -59,7 +59,7 @@ pub(crate) struct Contender {
 pub(crate) enum Verdict {
     /// Smaller errors, beyond chance, and bounds no worse.
     Better,
-    /// Larger errors, beyond chance.
+    /// Larger errors or worse bounds, beyond chance.
     Worse,
     /// Neither.
     Open,
@@ -137,15 +137,15 @@ impl Contender {
         }
         let all = |of: fn(&Block) -> f64| self.blocks.iter().map(of);
         let gains: Vec<f64> = all(|block| block.error_gain).collect();
-        let Some(gain) = Paired::of(&gains) else {
+        let pinballs: Vec<f64> = all(|block| block.pinball_gain).collect();
+        let (Some(gain), Some(pinball)) = (Paired::of(&gains), Paired::of(&pinballs)) else {
             return Verdict::Open;
         };
         let error: f64 = all(|block| block.other_error).sum();
         let enough = gains.iter().sum::<f64>() >= GAIN_MIN * error;
-        let pinball: f64 = all(|block| block.pinball_gain).sum();
-        if gain.is_above_zero() && enough && pinball >= 0.0 {
+        if gain.is_above_zero() && enough && pinball.mean >= 0.0 {
             Verdict::Better
-        } else if gain.is_below_zero() {
+        } else if gain.is_below_zero() || pinball.is_below_zero() {
             Verdict::Worse
         } else {
             Verdict::Open
