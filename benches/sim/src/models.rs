@@ -90,6 +90,7 @@ struct Panel {
     device: String,
     kind: &'static str,
     loads: [f64; 3],
+    seeds: u64,
     /// Of a run.
     requests: usize,
     deadline_ms: f64,
@@ -210,6 +211,7 @@ fn panel(case: &Case, contenders: &[Contender], seeds: u64, count: usize) -> Pan
         device: device.name.to_string(),
         kind: case.kind,
         loads: case.loads,
+        seeds,
         requests: count,
         #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
         deadline_ms: device.deadline_ns as f64 / 1e6,
