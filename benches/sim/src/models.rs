@@ -167,9 +167,9 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
     let (exact, made_up) = ("exactly analytic, simulated", "structure, simulated");
     let mut cases = vec![
         case(CPU.clone(), exact, 1),
-        case(GPU.clone(), exact, 6),
+        case(GPU.clone(), exact, 12),
         case(with(&CPU, "cpu with tiles, cliff, texts", cpu), made_up, 1),
-        case(with(&GPU, "gpu with tiles, cliff, texts", gpu), made_up, 6),
+        case(with(&GPU, "gpu with tiles, cliff, texts", gpu), made_up, 12),
     ];
     for path in &args.cost_table {
         cases.push(Case {
@@ -177,7 +177,7 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
             kind: "recorded batches, replayed",
             // Its own line of cost, which loads are counted by, is above most of its batches.
             loads: [1.0, 2.0, 3.0],
-            times: 10,
+            times: 40,
         });
     }
     Ok(cases)
