@@ -90,6 +90,7 @@ struct Panel {
     device: String,
     kind: &'static str,
     loads: [f64; 3],
+    seeds: u64,
     /// Of a run.
     requests: usize,
     deadline_ms: f64,
@@ -166,9 +167,9 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
     let (exact, made_up) = ("exactly analytic, simulated", "structure, simulated");
     let mut cases = vec![
         case(CPU.clone(), exact, 1),
-        case(GPU.clone(), exact, 6),
+        case(GPU.clone(), exact, 12),
         case(with(&CPU, "cpu with tiles, cliff, texts", cpu), made_up, 1),
-        case(with(&GPU, "gpu with tiles, cliff, texts", gpu), made_up, 6),
+        case(with(&GPU, "gpu with tiles, cliff, texts", gpu), made_up, 12),
     ];
     for path in &args.cost_table {
         cases.push(Case {
@@ -176,7 +177,7 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
             kind: "recorded batches, replayed",
             // Its own line of cost, which loads are counted by, is above most of its batches.
             loads: [1.0, 2.0, 3.0],
-            times: 10,
+            times: 40,
         });
     }
     Ok(cases)
@@ -210,6 +211,7 @@ fn panel(case: &Case, contenders: &[Contender], seeds: u64, count: usize) -> Pan
         device: device.name.to_string(),
         kind: case.kind,
         loads: case.loads,
+        seeds,
         requests: count,
         #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
         deadline_ms: device.deadline_ns as f64 / 1e6,

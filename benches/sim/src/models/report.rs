@@ -17,59 +17,71 @@ pub(super) fn markdown(
         "# Models of batch time\n\nWritten by `cargo xtask bench models` ({from}).\n\nErrors are of one stream of batches \
          per device, the first 1,000 not counted; goodput is of {seeds} seeds, from knowing \
          nothing, the same requests and noise for every model, with the difference to the analytic model and its paired \
-         95 % interval. \"Learned\" is the share of batches that a learned model predicted: it has to win on later \
+         95 % interval, and the number of runs at whose end a learned model was published. \"Learned\" is the share of batches that a learned model predicted: it has to win on later \
          batches first. Simulated devices are made up; a recorded one takes what was measured, with its spread.\n\n"
     );
     text.push_str(&verdict(panels));
     for panel in panels {
+        table(&mut text, panel)?;
+    }
+    costs(&mut text, decisions, asked)?;
+    Ok(text)
+}
+
+fn table(text: &mut String, panel: &Panel) -> fmt::Result {
+    write!(
+        text,
+        "## {}: {}\n\nA question has {} ms; {} requests a run, {} batches predicted.\n\n| model | MAPE | pinball .99, of the time | coverage | learned | trainings | training, ms |",
+        panel.device,
+        panel.kind,
+        panel.deadline_ms,
+        panel.requests,
+        panel.rows.first().map_or(0, |row| row.accuracy.batches),
+    )?;
+    for load in panel.loads {
+        write!(text, " goodput at {load} |")?;
+    }
+    writeln!(
+        text,
+        "\n|---|---|---|---|---|---|---|{}",
+        "---|".repeat(panel.loads.len())
+    )?;
+    for row in &panel.rows {
+        let accuracy = &row.accuracy;
         write!(
             text,
-            "## {}: {}\n\nA question has {} ms; {} requests a run, {} batches predicted.\n\n| model | MAPE | pinball .99, of the time | coverage | learned | trainings | training, ms |",
-            panel.device,
-            panel.kind,
-            panel.deadline_ms,
-            panel.requests,
-            panel.rows.first().map_or(0, |row| row.accuracy.batches),
+            "| {} | {:.2} % | {:.3} % | {:.2} % | {:.0} % | {} | {:.0} |",
+            row.model,
+            100.0 * accuracy.mape,
+            100.0 * accuracy.pinball,
+            100.0 * accuracy.coverage,
+            100.0 * accuracy.learned,
+            row.trainings,
+            row.train_ms,
         )?;
-        for load in panel.loads {
-            write!(text, " goodput at {load} |")?;
-        }
-        writeln!(
-            text,
-            "\n|---|---|---|---|---|---|---|{}",
-            "---|".repeat(panel.loads.len())
-        )?;
-        for row in &panel.rows {
-            let accuracy = &row.accuracy;
-            write!(
-                text,
-                "| {} | {:.2} % | {:.3} % | {:.2} % | {:.0} % | {} | {:.0} |",
-                row.model,
-                100.0 * accuracy.mape,
-                100.0 * accuracy.pinball,
-                100.0 * accuracy.coverage,
-                100.0 * accuracy.learned,
-                row.trainings,
-                row.train_ms,
-            )?;
-            for goodput in &row.goodput {
-                if row.model == "analytic" {
-                    write!(text, " {:.4} |", goodput.mean)?;
-                } else {
-                    write!(
-                        text,
-                        " {:.4} ({:+.2} %, {:+.2} to {:+.2}) |",
-                        goodput.mean,
-                        goodput.gain_percent,
-                        goodput.low_percent,
-                        goodput.high_percent,
-                    )?;
-                }
+        for goodput in &row.goodput {
+            if row.model == "analytic" {
+                write!(text, " {:.4} |", goodput.mean)?;
+            } else {
+                write!(
+                    text,
+                    " {:.4} ({:+.2} %, {:+.2} to {:+.2}; {} of {}) |",
+                    goodput.mean,
+                    goodput.gain_percent,
+                    goodput.low_percent,
+                    goodput.high_percent,
+                    goodput.promoted,
+                    panel.seeds,
+                )?;
             }
-            text.push('\n');
         }
         text.push('\n');
     }
+    text.push('\n');
+    Ok(())
+}
+
+fn costs(text: &mut String, decisions: &[Decision], asked: &[Asked]) -> fmt::Result {
     text.push_str("## What they cost\n\nA choice among 96 requests that wait, under overload, from tokens to batch:\n\n| device | with a table | p50 µs | p99 µs |\n|---|---|---|---|\n");
     for decision in decisions {
         let corrected = if decision.corrected { "yes" } else { "no" };
@@ -87,7 +99,7 @@ pub(super) fn markdown(
             asked.model, asked.table_us, asked.row_us
         )?;
     }
-    Ok(text)
+    Ok(())
 }
 
 /// Which differences in goodput are beyond chance, in words.
