@@ -334,8 +334,27 @@ impl Scheduler<'_> {
 mod tests {
     use super::*;
     use embedring_ipc::WorkerPlace;
-    use embedring_protocol::Report;
+    use embedring_protocol::{Accuracies, Plan, Report};
     use std::sync::Arc;
+
+    /// The plan. A scheduler that is put aside while it writes one makes readers wait.
+    fn plan_of(board: &BoardMap) -> Plan {
+        loop {
+            if let Some(plan) = board.scheduler.plan.read() {
+                return plan;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn accuracies_of(board: &BoardMap) -> Accuracies {
+        loop {
+            if let Some(accuracies) = board.scheduler.accuracies.read() {
+                return accuracies;
+            }
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn reports_become_a_plan_and_the_dead_lose_their_places() {
@@ -356,7 +375,7 @@ mod tests {
             let bells = Arc::new(BellsMap::create(&instance).unwrap());
             let mut place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
             place.describe(|identity| identity.dimensions = 4);
-            let epoch = || board.scheduler.plan.read().unwrap().epoch;
+            let epoch = || plan_of(&board).epoch;
             // The watchdog of the test runner ends a wait that never comes true.
             let wait_ticks = |ticks| {
                 let until = epoch() + ticks;
@@ -376,11 +395,11 @@ mod tests {
                 });
             }
             wait_ticks(2);
-            let plan = board.scheduler.plan.read().unwrap();
+            let plan = plan_of(&board);
             let entry = plan.workers[place.index().get()];
             assert!((480..=520).contains(&entry.ns_per_token), "{entry:?}");
             assert!(entry.batch_tokens_max > 1_000);
-            let accuracies = board.scheduler.accuracies.read().unwrap();
+            let accuracies = accuracies_of(&board);
             assert_eq!(accuracies.workers[place.index().get()].batches, 7);
             place.describe(|identity| identity.process.start_ticks += 1);
             while place.slot().state() != WorkerState::Free {
@@ -431,8 +450,7 @@ mod tests {
         let mut place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
         place.describe(|identity| identity.dimensions = 4);
         let index = place.index().get();
-        let batches =
-            |board: &BoardMap| board.scheduler.accuracies.read().unwrap().workers[index].batches;
+        let batches = |board: &BoardMap| accuracies_of(board).workers[index].batches;
         let sent = std::cell::Cell::new(0);
         run_until(&options, |board| {
             // One by one, until enough of them were seen by the scheduler.
@@ -446,22 +464,17 @@ mod tests {
             });
             batches(board) >= 20
         });
-        let known = board.scheduler.plan.read().unwrap();
+        let known = plan_of(&board);
         let learned = batches(&board);
         // Only what is in the file can be published by the next one: nothing is reported to it.
-        board.scheduler.plan.write(&embedring_protocol::Plan {
+        board.scheduler.plan.write(&Plan {
             // The dead one published more plans than it saved.
             epoch: known.epoch + 1_000,
-            ..Default::default()
+            ..Plan::default()
         });
-        board
-            .scheduler
-            .accuracies
-            .write(&embedring_protocol::Accuracies::default());
-        run_until(&options, |board| {
-            board.scheduler.plan.read().unwrap().epoch > known.epoch + 1_000
-        });
-        let plan = board.scheduler.plan.read().unwrap();
+        board.scheduler.accuracies.write(&Accuracies::default());
+        run_until(&options, |board| plan_of(board).epoch > known.epoch + 1_000);
+        let plan = plan_of(&board);
         assert_eq!(plan.workers, known.workers);
         assert_eq!(batches(&board), learned);
     }
@@ -487,14 +500,14 @@ mod tests {
             let mut place = WorkerPlace::claim(&board, &bells, "cpu").unwrap();
             place.describe(|identity| identity.dimensions = 4);
             let index = place.index().get();
-            let entry = |board: &BoardMap| board.scheduler.plan.read().unwrap().workers[index];
+            let entry = |board: &BoardMap| plan_of(board).workers[index];
             let is_learned = |board: &BoardMap| {
                 entry(board).corrections != embedring_protocol::Corrections::default()
             };
             let sent = std::cell::Cell::new(0_u64);
             run_until(&options, |board| {
                 // In steps of eight a tick, so that none is overwritten before it is seen.
-                let epoch = board.scheduler.plan.read().map_or(0, |plan| plan.epoch);
+                let epoch = plan_of(board).epoch;
                 for _ in 0..8 {
                     let batch = sent.get() + 1;
                     sent.set(batch);
@@ -513,20 +526,15 @@ mod tests {
                         ..Report::default()
                     });
                 }
-                while board.scheduler.plan.read().map_or(0, |plan| plan.epoch) == epoch {
+                while plan_of(board).epoch == epoch {
                     std::thread::yield_now();
                 }
                 is_learned(board)
             });
-            let known = board.scheduler.plan.read().unwrap();
+            let known = plan_of(&board);
             // Only what is in the file can be published by the next one: nothing is reported to it.
-            board
-                .scheduler
-                .plan
-                .write(&embedring_protocol::Plan::default());
-            run_until(&options, |board| {
-                board.scheduler.plan.read().unwrap().epoch > known.epoch
-            });
+            board.scheduler.plan.write(&Plan::default());
+            run_until(&options, |board| plan_of(board).epoch > known.epoch);
             assert!(is_learned(&board), "{kind}: the next one goes on with it");
         }
     }
