@@ -3,7 +3,7 @@
 
 use embedring_learned::Library;
 use embedring_optimizer::{Planner, PlanningInput};
-use embedring_policy::{Cost, Limits, Schedule, Waiting};
+use embedring_policy::{Cost, Limits, Schedule, Trials, Waiting};
 use embedring_protocol::{Report, WorkerIndex};
 
 use rand::SeedableRng as _;
@@ -20,8 +20,8 @@ pub(crate) const PLAN_EVERY: u64 = 16;
 const TOKENS_MAX: u64 = 8_192;
 /// A batch takes at most this part of the tightest time that anybody has.
 const BATCH_SHARE: f64 = 0.5;
-/// Texts and tokens of what a worker tries out; see its `trial.rs`. Of a slow device the time ends it sooner.
-const TRIALS: [(usize, u64); 4] = [(1, 8), (4, 64), (1, 64), (16, 16)];
+/// How long a worker tries its device out; see its `trial.rs`.
+const TRIAL_NS: u64 = 200_000_000;
 /// Of the mix: Σ tokens² / Σ tokens.
 const SQUARES_PER_TOKEN: u64 = 170;
 
@@ -75,15 +75,17 @@ impl Ours {
     pub(crate) fn learning(device: &Device) -> Self {
         let mut ours = Self::knowing_nothing(device);
         let mut random = ChaCha8Rng::seed_from_u64(0x7e57);
-        for (texts, tokens) in TRIALS {
+        let mut trials = Trials::within(TRIAL_NS);
+        while let Some((texts, tokens)) = trials.next_shape() {
             let request = Request {
                 kind: Kind::Question,
                 arrived_ns: 0,
                 deadline_ns: 0,
-                tokens,
+                tokens: tokens as u64,
             };
             let batch = vec![request; texts];
             let run_ns = device.run_ns(&batch, &mut random);
+            trials.ran((texts, tokens), run_ns);
             ours.ran(&batch, run_ns);
         }
         ours

@@ -18,8 +18,10 @@ pub(crate) const MISSES: f64 = 0.01;
 /// Scores kept.
 const SCORES_MAX: usize = 1_024;
 
-/// With fewer scores than this the hundredth largest is not known; the largest stands for it.
-const SCORES_MIN: usize = 100;
+/// With fewer scores than this, those that lack are taken to be [`FIRST_GUESS`]. The hundredth part of a few
+/// scores is the largest of them, and one batch during which the process was stopped would make all bounds
+/// useless for as long as it takes to see so many.
+const SCORES_MIN: usize = 400;
 
 /// γ: how far one miss moves α. Ten times the share aimed at would make bounds jump with every miss.
 const STEP: f64 = 0.002;
@@ -53,22 +55,33 @@ impl Default for Bound {
 impl Bound {
     /// Logarithm of the factor between prediction and bound, not below 0.
     pub(crate) fn log_factor(&self) -> f64 {
-        let Some(&largest) = self.sorted.last() else {
-            return FIRST_GUESS;
-        };
-        let count = self.sorted.len();
-        let factor = if count < SCORES_MIN {
-            largest.max(FIRST_GUESS)
+        let count = self.sorted.len().max(SCORES_MIN);
+        let guessed = count - self.sorted.len();
+        // Of all scores, guessed ones included, so many are larger.
+        let larger = count - rank(count, self.alpha);
+        let above = self.sorted.len() - self.place(FIRST_GUESS);
+        let factor = if larger < above {
+            self.largest(larger)
+        } else if larger < above + guessed {
+            FIRST_GUESS
         } else {
-            self.sorted[rank(count, self.alpha) - 1]
+            self.largest(larger - guessed)
         };
         factor.clamp(0.0, LARGEST)
     }
 
+    /// The score that so many are larger than.
+    fn largest(&self, larger: usize) -> f64 {
+        self.sorted[self.sorted.len() - 1 - larger]
+    }
+
     /// Takes in the logarithm of a batch's time over its prediction.
     pub(crate) fn add(&mut self, score: f64) {
-        let missed = if score > self.log_factor() { 1.0 } else { 0.0 };
-        self.alpha = (self.alpha + STEP * (MISSES - missed)).clamp(ALPHA_MIN, ALPHA_MAX);
+        // The first predictions are of few batches, and say more of that than of the level.
+        if self.sorted.len() >= SCORES_MIN {
+            let missed = if score > self.log_factor() { 1.0 } else { 0.0 };
+            self.alpha = (self.alpha + STEP * (MISSES - missed)).clamp(ALPHA_MIN, ALPHA_MAX);
+        }
         if self.recent.len() == SCORES_MAX
             && let Some(oldest) = self.recent.pop_front()
         {
@@ -140,13 +153,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_guess_holds_until_something_was_larger() {
+    fn the_first_guess_holds_until_a_hundredth_was_larger() {
         let mut bound = Bound::default();
         assert!((bound.log_factor() - FIRST_GUESS).abs() < 1e-12);
-        bound.add(0.01);
-        assert!((bound.log_factor() - FIRST_GUESS).abs() < 1e-12);
-        bound.add(0.7);
+        // One batch that stalls is not what the device does, nor are a few first predictions that were bad.
+        for score in [0.01, 0.7, 0.02, 0.8, 1.1] {
+            bound.add(score);
+            assert!((bound.log_factor() - FIRST_GUESS).abs() < 1e-12);
+        }
+        bound.add(0.9);
         assert!((bound.log_factor() - 0.7).abs() < 1e-12);
+    }
+
+    #[test]
+    fn guessed_scores_give_way_to_real_ones() {
+        let mut bound = Bound::default();
+        for _ in 0..SCORES_MIN - 1 {
+            bound.add(0.05);
+        }
+        assert!((bound.log_factor() - 0.05).abs() < 1e-12);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod fair;
 mod pace;
 mod route;
 mod schedule;
+mod trial;
 
 pub use admit::{Admission, Bounds, Newcomer, Refusal, admit};
 pub use batcher::{BatchPolicy, Batcher, Next};
@@ -36,3 +37,4 @@ pub use fair::Share;
 pub use pace::Pace;
 pub use route::{Candidate, Errand, PACE_ONE, Routed, Running, is_overdue, route, share};
 pub use schedule::{Limits, Picked, Schedule, Waiting, due_ns};
+pub use trial::Trials;

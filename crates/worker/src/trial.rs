@@ -5,26 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use embedring_ipc::clock::now_ns;
 use embedring_model::{Backend, PackedBatch};
+use embedring_policy::Trials;
 use embedring_protocol::{Report, WorkerSlot};
 
 use crate::WorkerOptions;
 use crate::memory::MemoryGuard;
 use crate::model::Served;
 
-/// Texts and tokens of each: enough different ones to tell fixed time, tokens and squared lengths apart. The
-/// first is not reported, it pays for the memory that all others use.
-const SHAPES: [(usize, usize); 9] = [
-    (8, 32),
-    (1, 8),
-    (4, 64),
-    (1, 64),
-    (16, 16),
-    (1, 256),
-    (2, 8),
-    (8, 32),
-    (1, 128),
-];
-/// No batch is begun after so long: a slow device should not keep its users waiting for its measurement.
+/// A slow device should not keep its users waiting for its measurement.
 const LONG_ENOUGH_NS: u64 = 200_000_000;
 
 /// Runs and reports them. A batch that fails ends it: the requests that come will say why.
@@ -36,9 +24,10 @@ pub(crate) fn try_out(
     slot: &WorkerSlot,
     stop: &AtomicBool,
 ) {
-    let begun_ns = now_ns();
-    for (place, (texts, tokens)) in SHAPES.into_iter().enumerate() {
-        if stop.load(Relaxed) || now_ns() - begun_ns > LONG_ENOUGH_NS {
+    let mut trials = Trials::within(LONG_ENOUGH_NS);
+    let mut is_warm = false;
+    while let Some((texts, tokens)) = trials.next_shape() {
+        if stop.load(Relaxed) {
             return;
         }
         let tokens = match options.text_tokens_max {
@@ -57,24 +46,28 @@ pub(crate) fn try_out(
             return;
         };
         let mut pooled = vec![0.0; texts * served.dimensions()];
-        let batch_ns = now_ns();
+        // The first one pays for memory that all others use, so it runs twice.
+        if !std::mem::replace(&mut is_warm, true) {
+            drop(backend.run(&batch, &mut pooled));
+        }
+        let begun_ns = now_ns();
         if let Err(error) = backend.run(&batch, &mut pooled) {
             tracing::warn!(%error, "the model failed on a batch that was to measure it");
             return;
         }
         let finished_ns = now_ns();
+        let run_ns = finished_ns - begun_ns;
+        trials.ran((texts, tokens), run_ns);
         memory.look(slot, finished_ns);
-        if place > 0 {
-            slot.report(&Report {
-                finished_ns,
-                texts: texts as u64,
-                tokens: all as u64,
-                tokens_squared: (all * tokens) as u64,
-                run_ns: finished_ns - batch_ns,
-                longest_tokens: tokens as u64,
-                rss_bytes: memory.rss_bytes(),
-                ..Report::default()
-            });
-        }
+        slot.report(&Report {
+            finished_ns,
+            texts: texts as u64,
+            tokens: all as u64,
+            tokens_squared: (all * tokens) as u64,
+            run_ns,
+            longest_tokens: tokens as u64,
+            rss_bytes: memory.rss_bytes(),
+            ..Report::default()
+        });
     }
 }
