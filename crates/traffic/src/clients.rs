@@ -133,7 +133,7 @@ impl Profile {
                 gamma: [0.24, 0.84, 1.16],
                 weibull: [0.22, 0.42, 0.96],
                 steady: [0.4, 0.9],
-                level_cv: 0.15,
+                level_cv: 0.1,
                 on_and_off: 0..4,
                 on_s: 7.6,
                 off_s: 84.0,
