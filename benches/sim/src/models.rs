@@ -324,7 +324,8 @@ mod tests {
             let better =
                 learned.mape < 0.97 * analytic.mape && learned.pinball < 1.1 * analytic.pinball;
             assert!(better, "{learned:?} beside {analytic:?}");
-            assert!(learned.learned > 0.8, "{learned:?}");
+            // It is published for most of the time, and given back while its bound is the worse one.
+            assert!(learned.learned > 0.5, "{learned:?}");
             assert!(!took_ms.is_empty() && took_ms.len() < 40, "{took_ms:?}");
         }
     }
