@@ -13,9 +13,9 @@ const PACKAGES: [&str; 3] = ["cmake==3.31.10", "libclang==18.1.1", "xgboost-cpu=
 /// Where it goes; `.cargo/config.toml` points there.
 const FOLDER: &str = ".venv/learned";
 
-/// The features that use it.
-pub(crate) const FEATURES: &str =
-    "embedring/lightgbm,embedring/xgboost,embedring-sim/lightgbm,embedring-sim/xgboost";
+/// What the binary is built with. LightGBM is compiled in; XGBoost would be a shared library in the checkout, and a
+/// binary that is copied elsewhere, or started by a user who can not read the checkout, would not start.
+pub(crate) const FEATURES: &str = "embedring/lightgbm,embedring-sim/lightgbm";
 
 /// Installs it, unless it is there.
 pub(crate) fn learned_setup() -> Result<()> {

@@ -25,6 +25,19 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
             .args(args))
         });
     }
+    if args.is_empty() {
+        // Apart, so that the binary that the others start does without the shared library.
+        step("test: XGBoost", || {
+            run(cargo().args([
+                "nextest",
+                "run",
+                "--package",
+                "embedring-learned",
+                "--features",
+                "lightgbm,xgboost",
+            ]))
+        })?;
+    }
     // The doc tests first, so that the summary of all the others closes the output; whichever
     // fails, both have run.
     let doc_tests = if args.is_empty() {
