@@ -99,13 +99,14 @@ fn a_cap_above_the_need_is_never_felt() {
 #[test]
 fn at_the_cap_the_worker_is_replaced_and_clients_are_answered() {
     // Just above what a fresh worker holds, so that serving reaches it sooner or later; on the reference
-    // backend, since the packed one takes all its memory at load.
+    // backend, since the packed one takes all its memory at load. The trial of a fresh worker has texts of half
+    // the window at most, these fill it.
     let setup = || Setup::model(TINY).set("WORKERS__CPU__BACKEND", "candle");
     let need = {
         let instance = setup().up();
         rss(&instance)
     };
-    let cap = need + (4 << 20);
+    let cap = need + (1 << 20);
     let instance = setup()
         .quick_restarts()
         .set("WORKERS__CPU__MEMORY_MAX_BYTES", &cap.to_string())
@@ -113,7 +114,7 @@ fn at_the_cap_the_worker_is_replaced_and_clients_are_answered() {
     let pid = instance.worker_pid("cpu");
     let client = instance.client();
     let texts: Vec<String> = (0..40)
-        .map(|index| format!("{index} words ").repeat(100))
+        .map(|index| format!("{index} words ").repeat(300))
         .collect();
     let options = Options {
         timeout: WATCHDOG,
