@@ -156,8 +156,8 @@ const AS_GOOD_PART: u64 = 8;
 ///
 /// A slow device gets a text only when waiting for the fast one would take longer than its own service (the
 /// prediction of either includes both), and when it will be in time even in the worst case. Of devices that
-/// may all be too late only the fast ones are asked (those that take at most twice as long for a token as the fastest): a slow one that got what is late there
-/// would have no time for what it could do. With few devices on one host all of them are asked, there is no
+/// may all be too late only the fast ones are asked (those that take at most twice as long for a token as the
+/// fastest): a slow one that got what is late there would have no time for what it could do. With few devices on one host all of them are asked, there is no
 /// reason to sample. Among those that are as good as the best, `dice` (any number, another one each time)
 /// decides: many clients that look at one board at the same moment must not all choose the same worker.
 ///
