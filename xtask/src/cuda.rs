@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::packages;
 use crate::run::{cargo, command, root, run, step, target_dir};
 use crate::setup::{Profile, setup};
 
@@ -36,30 +37,15 @@ const CRATES: [&str; 6] = [
 
 /// Installs the compiler, unless it is there.
 pub(crate) fn cuda_setup() -> Result<()> {
-    let folder = root().join(FOLDER);
-    let stamp = folder.join("installed");
-    let wanted = COMPILER.join("\n");
-    if std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
-        println!("{} is up to date", folder.display());
-        return Ok(());
-    }
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    println!("installing nvcc into {}", folder.display());
-    run(command("python3")
-        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
-        .arg(&folder)
-        .args(COMPILER))?;
-    let toolkit = folder.join("nvidia/cu13");
-    let lib64 = toolkit.join("lib64");
-    if !lib64.exists() {
-        std::os::unix::fs::symlink("lib", &lib64)
-            .with_context(|| format!("cannot link {}", lib64.display()))?;
-    }
-    run(command(toolkit.join("bin/nvcc")).arg("--version"))?;
-    std::fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+    packages::install(&root().join(FOLDER), &COMPILER, |folder| {
+        let toolkit = folder.join("nvidia/cu13");
+        let lib64 = toolkit.join("lib64");
+        if !lib64.exists() {
+            std::os::unix::fs::symlink("lib", &lib64)
+                .with_context(|| format!("cannot link {}", lib64.display()))?;
+        }
+        run(command(toolkit.join("bin/nvcc")).arg("--version"))
+    })
 }
 
 /// Compiles, lints and links the GPU backend, and runs its kernels on the emulated device.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::packages;
 use crate::run::{command, output, root, run};
 
 /// cmake compiles LightGBM, libclang reads both libraries' headers, and the third is XGBoost itself.
@@ -19,31 +20,12 @@ pub(crate) const FEATURES: &str = "embedring/lightgbm,embedring-sim/lightgbm";
 
 /// Installs it, unless it is there.
 pub(crate) fn learned_setup() -> Result<()> {
-    let folder = root().join(FOLDER);
-    let stamp = folder.join("installed");
-    let wanted = PACKAGES.join("\n");
-    if std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
-        println!("{} is up to date", folder.display());
-        return Ok(());
-    }
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    println!(
-        "installing {} into {}",
-        PACKAGES.join(", "),
-        folder.display()
-    );
-    run(command("python3")
-        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
-        .arg(&folder)
-        .args(PACKAGES))?;
-    // libclang comes without the headers that belong to a compiler, such as stddef.h.
-    let headers = output(command("gcc").arg("-print-file-name=include"))?;
-    let headers = PathBuf::from(headers.trim());
-    std::os::unix::fs::symlink(&headers, folder.join("include"))
-        .with_context(|| format!("cannot link {}", headers.display()))?;
-    run(command(folder.join("cmake/data/bin/cmake")).arg("--version"))?;
-    std::fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+    packages::install(&root().join(FOLDER), &PACKAGES, |folder| {
+        // libclang comes without the headers that belong to a compiler, such as stddef.h.
+        let headers = output(command("gcc").arg("-print-file-name=include"))?;
+        let headers = PathBuf::from(headers.trim());
+        std::os::unix::fs::symlink(&headers, folder.join("include"))
+            .with_context(|| format!("cannot link {}", headers.display()))?;
+        run(command(folder.join("cmake/data/bin/cmake")).arg("--version"))
+    })
 }

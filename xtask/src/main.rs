@@ -19,6 +19,7 @@ mod bench;
 mod ci;
 mod cuda;
 mod learned;
+mod packages;
 mod run;
 mod setup;
 mod suite;
