@@ -88,10 +88,10 @@ fn responses() {
     write("response", "recipe", &recipe);
 }
 
-/// A published lock: its sequence word, then the value.
-/// Published once, so that the second copy counts.
+/// A lock whose value was published once: the count, the first copy, the second one, which counts.
 fn lock(value: &[u8]) -> Vec<u8> {
-    [&1u64.to_le_bytes(), &vec![0; value.len()], value].concat()
+    let first = vec![0; value.len()];
+    [&1u64.to_le_bytes(), first.as_slice(), value].concat()
 }
 
 fn boards() {
@@ -119,6 +119,7 @@ fn boards() {
         ps_per_square: 43_000,
         squares_per_token: 30,
         worst_1024: 1_200,
+        ..WorkerPlan::default()
     };
     let mut bytes = vec![0, 0];
     bytes.extend(BOARD_MAGIC.to_le_bytes());
@@ -150,7 +151,7 @@ fn boards() {
     }
     write("board", "one_worker", &bytes);
 
-    // Every word of the worker's place even, small and not zero: each lock is published.
+    // No word of the worker's place is zero, so each of its locks is published.
     let mut flood = head;
     flood[0] = 1;
     flood.extend([2u64, 10, 4, 1_000_000].map(u64::to_le_bytes).concat());

@@ -13,8 +13,8 @@ use std::cell::RefCell;
 use embedring_fuzz::Bytes;
 use embedring_optimizer::{Planner, PlanningInput};
 use embedring_policy::{
-    Admission, Bounds, Candidate, Cost, Errand, Limits, Refusal, Running, Schedule, Waiting, admit,
-    due_ns, route,
+    Admission, Bounds, Candidate, Cost, Errand, Limits, Newcomer, Refusal, Running, Schedule,
+    Share, Waiting, admit, due_ns, route,
 };
 use embedring_protocol::{
     BOARD_MAGIC, BUCKETS, BoardLayout, Class, Counter, Load, Plan, Precision, ProcessId, Report,
@@ -161,7 +161,7 @@ fn decide(plan: Option<&Plan>, loads: &[Load], numbers: &mut Bytes<'_>) {
         .zip(loads)
         .map(|(index, load)| Candidate {
             load: *load,
-            running: (numbers.u8() % 2 == 0).then(|| Running {
+            running: numbers.u8().is_multiple_of(2).then(|| Running {
                 tokens: numbers.u64(),
                 for_ns: numbers.u64(),
             }),
@@ -187,10 +187,21 @@ fn decide(plan: Option<&Plan>, loads: &[Load], numbers: &mut Bytes<'_>) {
         tokens_max: numbers.u64(),
     };
     let (texts, left_ns) = (numbers.u64(), numbers.u64());
+    let share = Share {
+        own_tokens: numbers.u64(),
+        all_tokens: numbers.u64(),
+        clients: numbers.u64(),
+    };
+    let newcomer = Newcomer {
+        texts,
+        tokens,
+        left_ns,
+        share,
+    };
     for candidate in &candidates {
         let (load, cost) = (&candidate.load, candidate.cost);
         assert!(cost.tokens_within(left_ns) > 0);
-        let admission = admit(load, bounds, cost, texts, tokens, left_ns);
+        let admission = admit(load, bounds, cost, newcomer);
         if left_ns > 0 && load.texts == 0 {
             assert_eq!(admission, Admission::Take, "an empty queue takes anything");
         }
@@ -208,13 +219,15 @@ fn pick(plan: Option<&Plan>, numbers: &mut Bytes<'_>) {
         .map(|_| {
             let class = Class::from_wire(numbers.u8() % 2).unwrap_or_default();
             let (arrived_ns, deadline_ns) = (numbers.u64(), numbers.u64());
+            let backlog_ns = numbers.u64() >> (numbers.u8() % 64);
             Waiting {
-                due_ns: due_ns(class, arrived_ns, deadline_ns),
+                due_ns: due_ns(class, arrived_ns, deadline_ns, backlog_ns),
                 deadline_ns,
                 work_ns: numbers.u64() >> (numbers.u8() % 64),
                 arrived_ns,
                 texts: usize::from(numbers.u8()),
                 tokens: numbers.u64(),
+                share_times: numbers.u64(),
             }
         })
         .collect();
