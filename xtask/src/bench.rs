@@ -12,7 +12,7 @@ use crate::setup::{Profile, setup};
 /// The benches that can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Bench {
-    /// Real workers under load, by each batch policy: ours beside what others do (two hours on a quiet machine;
+    /// Real workers under load, by each batch policy: ours beside what others do (an hour and a half on a quiet machine;
     /// minutes with `--quick`, which proves only that it works).
     Load,
     /// Speed, accuracy and memory beside ONNX Runtime, OpenVINO, PyTorch and sentence-transformers,

@@ -1,5 +1,6 @@
 //! Sending requests when they are due, all from one thread.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use embedring_client::{Client, EmbedError, Embeddings, OnOverload, Options, Pending};
@@ -11,8 +12,8 @@ use crate::workload::Planned;
 
 /// Time from the start of a run to its beginning, so that the first request is not late for the set-up.
 const LEAD_NS: u64 = 20_000_000;
-/// Time between two words on how it goes.
-const PROGRESS_EVERY_NS: u64 = 200_000_000;
+/// Time between two looks of the caller's at how it goes.
+const WATCH_EVERY_NS: u64 = 200_000_000;
 
 /// Kinds of errors that every later request would end in too.
 const FATAL: [&str; 9] = [
@@ -89,13 +90,11 @@ impl Outcome {
 
 /// How a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct Progress<'o> {
     /// Requests that were sent.
     pub sent: usize,
-    /// Those that have ended.
-    pub ended: usize,
-    /// All that there are.
-    pub all: usize,
+    /// What became of those that have ended.
+    pub outcomes: &'o [Outcome],
 }
 
 /// Why a run can not go on: errors that are the same for every request.
@@ -127,15 +126,16 @@ struct Run<'d, 'c, 'p> {
 }
 
 impl<'c> Driver<'c> {
-    /// Sends all of `planned`, which is in order, and waits until each has ended. The outcomes are in the order in
-    /// which requests ended.
+    /// Sends all of `planned`, which is in order, and waits until each has ended, or until `watch`, which is asked
+    /// several times a second, breaks the run off: what is in flight then is cancelled and has no outcome. The
+    /// outcomes are in the order in which requests ended.
     ///
     /// # Errors
     /// When the instance is gone or does not understand us; a single request that fails is an outcome.
     pub fn run(
         &self,
         planned: &[Planned],
-        progress: &mut dyn FnMut(Progress),
+        watch: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Outcome>, DriveError> {
         if self.clients.is_empty() {
             return Err(DriveError::NoConnection);
@@ -148,20 +148,19 @@ impl<'c> Driver<'c> {
             in_flight: vec![0; self.clients.len()],
             outcomes: Vec::with_capacity(planned.len()),
         };
-        let (mut sent, mut said_ns) = (0, 0);
+        let (mut sent, mut watched_ns) = (0, 0);
         while run.outcomes.len() < planned.len() {
             while sent < planned.len() && run.is_due(sent) {
                 run.send(sent)?;
                 sent += 1;
             }
             run.look()?;
-            if now_ns() - said_ns > PROGRESS_EVERY_NS {
-                said_ns = now_ns();
-                progress(Progress {
-                    sent,
-                    ended: run.outcomes.len(),
-                    all: planned.len(),
-                });
+            if now_ns() - watched_ns > WATCH_EVERY_NS {
+                watched_ns = now_ns();
+                let outcomes = &run.outcomes;
+                if watch(Progress { sent, outcomes }).is_break() {
+                    break;
+                }
             }
             run.pause(sent);
         }

@@ -11,11 +11,16 @@ pub struct Search {
     pub start: f64,
     /// The lowest rate that failed may be so much higher than the highest that held, of it.
     pub precision: f64,
+    /// A limit below this is of no interest: where this rate does not hold, none is searched for. 0 for any limit.
+    pub floor: f64,
 }
 
 /// Rates beyond these are not tried.
 const RATE_MIN: f64 = 0.5;
 const RATE_MAX: f64 = 1e6;
+/// The first step up or down, in times the precision; each further one goes twice as far, up to the largest.
+const FIRST_STEP: f64 = 4.0;
+const STEP_MAX: f64 = 4.0;
 /// How often a rate that did not hold with other seeds is lowered and tried again.
 const CONFIRMATIONS_MAX: u64 = 6;
 
@@ -24,12 +29,14 @@ const CONFIRMATIONS_MAX: u64 = 6;
 pub struct Probe {
     /// Requests a second.
     pub rate: f64,
-    /// Share in time.
+    /// Share in time; the most that it can still be where `ended_early`.
     pub attainment: f64,
     /// Whether the generator kept up.
     pub valid: bool,
     /// Requests that this is known from.
     pub requests: u64,
+    /// Whether the run was ended since the wanted share was out of reach.
+    pub ended_early: bool,
 }
 
 /// What was found.
@@ -54,9 +61,10 @@ struct State<'a, E> {
     high: Option<Probe>,
 }
 
-/// Doubles or halves the rate until one holds and the next does not, halves the gap between them, and tries what is
-/// left with other seeds, one step lower each time it does not hold. `probe` is asked for a rate and for the number
-/// of the set of seeds, which is 0 for the search.
+/// Goes up or down from the first rate, in steps that grow, until one rate holds and the next does not; halves the
+/// gap between them; and tries what is left with other seeds, one step lower each time it does not hold. The better
+/// the first rate, the fewer the probes. `probe` is asked for a rate and for the number of the set of seeds, which is
+/// 0 for the search.
 ///
 /// # Errors
 /// What `probe` returns.
@@ -94,24 +102,28 @@ impl<E> State<'_, E> {
     }
 
     fn bracket(&mut self) -> Result<(), E> {
-        let mut rate = self.search.start.clamp(RATE_MIN, RATE_MAX);
+        let least = self.search.floor.max(RATE_MIN);
+        let mut rate = self.search.start.clamp(least, RATE_MAX);
+        let mut step = 1.0 + FIRST_STEP * self.search.precision;
         if self.holds(rate, 0)? {
             self.low = rate;
             while rate < RATE_MAX {
-                rate *= 2.0;
+                rate *= step;
                 if !self.holds(rate, 0)? {
                     return Ok(());
                 }
                 self.low = rate;
+                step = (step * step).min(STEP_MAX);
             }
             return Ok(());
         }
-        while rate > RATE_MIN {
-            rate /= 2.0;
+        while rate > least {
+            rate = (rate / step).max(least);
             if self.holds(rate, 0)? {
                 self.low = rate;
                 return Ok(());
             }
+            step = (step * step).min(STEP_MAX);
         }
         Ok(())
     }
@@ -131,7 +143,10 @@ impl<E> State<'_, E> {
 
     fn confirm(&mut self) -> Result<(), E> {
         for seeds in 1..=CONFIRMATIONS_MAX {
-            if self.low < RATE_MIN || self.holds(self.low, seeds)? {
+            if self.low < RATE_MIN || self.low < self.search.floor {
+                break;
+            }
+            if self.holds(self.low, seeds)? {
                 return Ok(());
             }
             self.low /= 1.0 + self.search.precision;
@@ -152,17 +167,23 @@ mod tests {
         wanted: 0.99,
         start: 50.0,
         precision: 0.02,
+        floor: 0.0,
     };
 
     /// A service that holds up to a rate, where the seeds of the search are luckier than others.
     fn search(limit: f64, luck: f64, generator: f64) -> Limit {
-        let found: Result<Limit, Infallible> = find_limit(SEARCH, &mut |rate, seeds| {
+        search_from(SEARCH, limit, luck, generator)
+    }
+
+    fn search_from(search: Search, limit: f64, luck: f64, generator: f64) -> Limit {
+        let found: Result<Limit, Infallible> = find_limit(search, &mut |rate, seeds| {
             let limit = if seeds == 0 { limit * luck } else { limit };
             Ok(Probe {
                 rate,
                 attainment: if rate <= limit { 1.0 } else { 0.5 },
                 valid: rate <= generator,
                 requests: 1_000,
+                ended_early: false,
             })
         });
         found.unwrap()
@@ -190,6 +211,27 @@ mod tests {
         let found = search(1_000.0, 1.0, 400.0);
         assert!(found.rate <= 400.0 && found.rate > 390.0, "{found:?}");
         assert!(found.is_of_the_generator);
+    }
+
+    #[test]
+    fn from_a_good_start_few_probes_are_enough() {
+        for start in [93.0, 100.0, 107.0] {
+            let found = search_from(Search { start, ..SEARCH }, 100.0, 1.0, f64::INFINITY);
+            assert!(found.rate <= 100.0 && found.rate > 98.0, "{found:?}");
+            assert!(found.probes.len() <= 6, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn below_the_floor_nothing_is_searched_for() {
+        let search = Search {
+            start: 105.0,
+            floor: 105.0,
+            ..SEARCH
+        };
+        let found = search_from(search, 100.0, 1.0, f64::INFINITY);
+        assert!(found.rate == 0.0 && found.probes.len() == 1, "{found:?}");
+        assert!(search_from(search, 110.0, 1.0, f64::INFINITY).rate > 105.0);
     }
 
     #[test]

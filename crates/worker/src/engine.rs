@@ -44,7 +44,7 @@ pub enum Ended {
 /// What the engine and the intake thread share.
 struct Shared {
     intake: Mutex<Intake>,
-    /// True while a batch runs and the ring is the intake thread's.
+    /// True while the engine is busy and the ring is the intake thread's.
     running: Mutex<bool>,
     changed: Condvar,
     ended: AtomicBool,
@@ -61,6 +61,16 @@ impl Shared {
     fn set_running(&self, running: bool) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
         self.changed.notify_one();
+    }
+
+    /// Does long work of the engine's while the intake thread serves the ring and shows that the worker lives.
+    fn with_ring_served<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.set_running(true);
+        let done = work();
+        self.set_running(false);
+        // The intake thread may sleep on the ring's bell; it gives the ring back when it wakes.
+        ring_bell(self.place.bell());
+        done
     }
 
     fn is_running(&self) -> bool {
@@ -335,7 +345,8 @@ impl Engine<'_> {
 
     fn run_batch(&mut self) -> Result<(), WorkerError> {
         if self.backend.is_none() {
-            self.backend = Some(self.served.load()?);
+            let loaded = self.shared.with_ring_served(|| self.served.load());
+            self.backend = Some(loaded?);
             self.shared.place.slot().count(Counter::Loads, 1);
             self.shared.place.set_state(WorkerState::Serving);
         }
@@ -347,15 +358,12 @@ impl Engine<'_> {
         let begun_ns = now_ns();
         slot.running_tokens.store(tokens, Ordering::Relaxed);
         slot.busy_since_ns.store(begun_ns, Ordering::Relaxed);
-        if hand_over {
-            self.shared.set_running(true);
-        }
-        let ran = self.run_model();
-        if hand_over {
-            self.shared.set_running(false);
-            // The intake thread may sleep on the ring's bell; it gives the ring back when it wakes.
-            ring_bell(self.shared.place.bell());
-        }
+        let shared = self.shared;
+        let ran = if hand_over {
+            shared.with_ring_served(|| self.run_model())
+        } else {
+            self.run_model()
+        };
         let finished_ns = now_ns();
         slot.busy_since_ns.store(0, Ordering::Relaxed);
         slot.running_tokens.store(0, Ordering::Relaxed);

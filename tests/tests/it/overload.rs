@@ -1,11 +1,12 @@
 //! The scheduler goes away in the middle of an overload: requests go on being answered or refused in time
 //! by the last plan, and what it knew is there when it comes back.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use embedring_ipc::clock::to_ns;
-use embedring_load::{Driver, End, Outcome, Planned};
+use embedring_load::{Driver, End, Outcome, Planned, Progress};
 use embedring_optimizer::Planner;
 use embedring_protocol::BoardLayout;
 use embedring_tests::{
@@ -115,7 +116,11 @@ fn check(mut away: impl FnMut(&Instance), back: impl FnOnce(&Instance)) {
         sent.load(Relaxed)
     };
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| driver.run(&planned, &mut |now| sent.store(now.sent, Relaxed)));
+        let mut watch = |now: Progress<'_>| {
+            sent.store(now.sent, Relaxed);
+            ControlFlow::Continue(())
+        };
+        let run = scope.spawn(move || driver.run(&planned, &mut watch));
         let gone = wait_until_sent(THIRD, &mut || ());
         let saved = saved_batches(&instance);
         away(&instance);

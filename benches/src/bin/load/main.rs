@@ -19,7 +19,7 @@ use study::{Extent, Study};
 
 /// The real worker under each batch policy, with the same requests: the load at which 99 % are in time.
 ///
-/// Writes load.md, load.json and load.svg. Wants a machine that does nothing else: about two hours on two cores
+/// Writes load.md, load.json and load.svg. Wants a machine that does nothing else: about an hour and a half on two cores
 /// as it is, minutes with --quick.
 #[derive(Debug, Parser)]
 struct Args {

@@ -1,6 +1,7 @@
 //! `embedring bench load`: an open-loop load on a running instance.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use embedring_client::Client;
 use embedring_ipc::clock::{now_ns, to_ns};
 use embedring_load::{
-    Bounds, Driver, Limit, Outcome, Probe, Provenance, Search, Summary, Texts, Workload,
+    Bounds, Driver, Limit, Outcome, Planned, Probe, Provenance, Search, Summary, Texts, Workload,
     find_limit, plot,
 };
 use embedring_traffic::{Arrivals, Mix, Profile, Trace};
@@ -27,8 +28,6 @@ const START_RATE: f64 = 50.0;
 const LAG_PART: u32 = 20;
 /// How long an instance may take to work off what a run left.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
-/// A repetition this far below what is wanted fails a rate without the others.
-const HOPELESS: f64 = 0.03;
 
 /// Send requests to a running instance when they are due, and say how many are answered in time.
 ///
@@ -41,9 +40,10 @@ const HOPELESS: f64 = 0.03;
 /// When it falls behind itself (--lag-max-ms at the 99th percentile), or needs more slots than its
 /// connections have, the run is marked as not valid and the command ends with 1.
 ///
-/// With --find-limit the highest rate is searched for at which --on-time of the requests are in time: rates
-/// are doubled until one fails and then halved between, each --repeats times with other seeds, and what
-/// is found is confirmed with seeds that were not searched with. A run against an instance that other
+/// With --find-limit the highest rate is searched for at which --on-time of the requests are in time: from
+/// --rate in steps that grow until one holds and the next fails, then halved between, each --repeats times
+/// with other seeds, and what is found is confirmed with seeds that were not searched with. A run that can not
+/// hold any more is ended. A run against an instance that other
 /// processes use, or on a machine that does other things, measures those too.
 ///
 /// The same --seed gives the same texts and arrivals at every rate. Data goes to stdout, talk to stderr.
@@ -122,6 +122,14 @@ pub(crate) struct Args {
         value_name = "SHARE"
     )]
     precision: f64,
+    /// Search only for limits from this rate on: where it does not hold, there is none, for --find-limit
+    #[arg(
+        hide_short_help = true,
+        long,
+        default_value_t = 0.0,
+        value_name = "PER_SECOND"
+    )]
+    floor: f64,
     /// Print the result as JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -211,6 +219,7 @@ fn check(args: &Args) -> Result<()> {
         ("warm-up", args.warm_up),
         ("give-up-ms", args.give_up_ms),
         ("lag-max-ms", args.lag_max_ms.unwrap_or(0.0)),
+        ("floor", args.floor),
     ] {
         ensure!(
             (0.0..1e9).contains(&value),
@@ -260,6 +269,25 @@ fn millis(ms: f64) -> Duration {
     Duration::from_secs_f64(ms / 1e3)
 }
 
+/// Requests of a rate that were not answered in time, the warm-up not counted.
+struct Misses {
+    seen: u64,
+    allowed: f64,
+}
+
+impl Misses {
+    fn any_number() -> Self {
+        Self {
+            seen: 0,
+            allowed: f64::INFINITY,
+        }
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.seen as f64 > self.allowed
+    }
+}
+
 struct LoadBench<'a> {
     args: &'a Args,
     driver: Driver<'a>,
@@ -274,7 +302,9 @@ impl LoadBench<'_> {
             let (limit, runs) = self.search(rate)?;
             (limit.rate, Some(limit), runs)
         } else {
-            (rate, None, vec![self.once(rate, self.args.seed)?])
+            let plan = self.plan(rate, self.args.seed);
+            let run = self.once(&plan, rate, &mut Misses::any_number())?;
+            (rate, None, vec![run])
         };
         let summary = Summary::of(&runs, &self.bounds);
         let first = runs.into_iter().next().unwrap_or_default();
@@ -292,14 +322,16 @@ impl LoadBench<'_> {
             wanted: self.args.on_time,
             start,
             precision: self.args.precision,
+            floor: self.args.floor,
         };
         let mut held = Vec::new();
         let limit = find_limit(search, &mut |rate, seeds| {
             let (probe, runs) = self.probe(rate, seeds)?;
             if !self.args.quiet {
                 let word = if probe.valid { "" } else { ", not valid" };
+                let at_most = if probe.ended_early { "at most " } else { "" };
                 say(&format!(
-                    "{rate:.1} requests/s: {:.2} % in time of {}{word}",
+                    "{rate:.1} requests/s: {at_most}{:.2} % in time of {}{word}",
                     100.0 * probe.attainment,
                     probe.requests
                 ));
@@ -319,35 +351,68 @@ impl LoadBench<'_> {
     }
 
     fn probe(&self, rate: f64, seeds: u64) -> Result<(Probe, Vec<Vec<Outcome>>)> {
-        let mut runs = Vec::new();
+        let (mut runs, mut misses, mut planned) = (Vec::new(), Misses::any_number(), 0);
         loop {
             // Far apart, so that sets of seeds never meet.
             let seed = self.args.seed + 10_000 * seeds + runs.len() as u64;
-            runs.push(self.once(rate, seed)?);
+            let plan = self.plan(rate, seed);
+            let counted = plan.iter().filter(|request| self.counts(request.due_ns));
+            let counted = counted.count() as u64;
+            planned += counted;
+            misses.allowed = (1.0 - self.args.on_time) * (counted * self.args.repeats) as f64;
+            runs.push(self.once(&plan, rate, &mut misses)?);
             let summary = Summary::of(&runs, &self.bounds);
-            let hopeless = summary.attainment.mean < self.args.on_time - HOPELESS;
-            if runs.len() as u64 == self.args.repeats || hopeless || !summary.valid {
+            let ended_early = misses.are_too_many();
+            if runs.len() as u64 == self.args.repeats || ended_early || !summary.valid {
+                let attainment = if ended_early {
+                    1.0 - misses.seen as f64 / planned.max(1) as f64
+                } else {
+                    summary.attainment.mean
+                };
                 let probe = Probe {
                     rate,
-                    attainment: summary.attainment.mean,
+                    attainment,
                     valid: summary.valid,
                     requests: summary.requests,
+                    ended_early,
                 };
                 return Ok((probe, runs));
             }
         }
     }
 
-    /// One run, on an instance that has nothing else to do.
-    fn once(&self, rate: f64, seed: u64) -> Result<Vec<Outcome>> {
-        self.settle()?;
+    fn plan(&self, rate: f64, seed: u64) -> Vec<Planned> {
         let duration = Duration::from_secs_f64(self.args.seconds + self.args.warm_up);
-        let planned = self.workload.plan(rate, duration, seed);
+        self.workload.plan(rate, duration, seed)
+    }
+
+    fn counts(&self, due_ns: u64) -> bool {
+        due_ns >= to_ns(self.bounds.warm_up)
+    }
+
+    /// One run, on an instance that has nothing else to do. It ends early once there are too many misses.
+    fn once(&self, planned: &[Planned], rate: f64, misses: &mut Misses) -> Result<Vec<Outcome>> {
+        self.settle()?;
         let bar = self.bar(planned.len() as u64, rate);
-        let outcomes = self.driver.run(&planned, &mut |progress| {
-            bar.set_position(progress.ended as u64);
-            bar.set_message(format!("{} in flight", progress.sent - progress.ended));
+        let before = misses.seen;
+        let missed = |outcomes: &[Outcome]| {
+            let missed = outcomes
+                .iter()
+                .filter(|outcome| self.counts(outcome.due_ns) && !outcome.is_on_time());
+            missed.count() as u64
+        };
+        let outcomes = self.driver.run(planned, &mut |progress| {
+            let ended = progress.outcomes.len();
+            bar.set_position(ended as u64);
+            bar.set_message(format!("{} in flight", progress.sent - ended));
+            misses.seen = before + missed(progress.outcomes);
+            if misses.are_too_many() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
+        misses.seen = before + missed(&outcomes);
         bar.finish_and_clear();
         Ok(outcomes)
     }
