@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
-use study::{Extent, Study};
+use study::{Extent, Panel, Study};
 
 /// The real worker under each batch policy, with the same requests: the load at which 99 % are in time.
 ///
@@ -38,7 +38,7 @@ struct Args {
     /// Time of a question; a paragraph has four times as much.
     #[arg(long, default_value_t = 100, value_name = "MS")]
     deadline_ms: u32,
-    /// Kinds of arrivals, as `embedring bench load --arrivals` takes them.
+    /// Kinds of arrivals, as `embedring bench load --arrivals` takes them; numbers are tuned with the first.
     #[arg(long, value_delimiter = ',', default_value = "poisson,bursty")]
     arrivals: Vec<String>,
     /// Only policies whose names contain this, and ours.
@@ -61,26 +61,40 @@ fn main() -> Result<()> {
         Extent::FULL
     };
     let study = Study {
-        bin: args.bin,
-        precision: args.precision,
+        bin: args.bin.clone(),
+        precision: args.precision.clone(),
         deadline_ms: args.deadline_ms,
         extent,
     };
     let policies = policies::policies(args.quick, args.deadline_ms, &args.only);
+    let first = args.arrivals.first().context("--arrivals is empty")?;
+    let tuned = policies
+        .iter()
+        .map(|policy| study.tuned(policy, first))
+        .collect::<Result<Vec<_>>>()?;
     let mut panels = Vec::new();
     for arrivals in &args.arrivals {
-        panels.push(study.panel(arrivals, &policies)?);
+        panels.push(study.panel(arrivals, &tuned)?);
+        // What is there is kept, should the next kind of arrivals be too much.
+        write(&args, &study, &panels)?;
     }
-    let markdown = report::markdown(&panels, &study, &args.command, &args.note)?;
-    println!("{markdown}");
+    println!("{}", markdown(&args, &study, &panels)?);
+    Ok(())
+}
+
+fn write(args: &Args, study: &Study, panels: &[Panel]) -> Result<()> {
     std::fs::create_dir_all(&args.results)
         .with_context(|| format!("cannot make {}", args.results.display()))?;
     let write = |file: &str, text: &str| {
         let path = args.results.join(file);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    write("load.md", &markdown)?;
-    let json = report::json(&panels, &study, &args.command, &args.note)?;
+    write("load.md", &markdown(args, study, panels)?)?;
+    let json = report::json(panels, study, &args.command, &args.note)?;
     write("load.json", &json)?;
-    plot::write(&panels, &args.results.join("load.svg"))
+    plot::write(panels, &args.results.join("load.svg"))
+}
+
+fn markdown(args: &Args, study: &Study, panels: &[Panel]) -> Result<String, std::fmt::Error> {
+    report::markdown(panels, study, &args.command, &args.note)
 }

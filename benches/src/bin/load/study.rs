@@ -21,6 +21,8 @@ pub(crate) struct Extent {
     pub(crate) rounds: u32,
     /// How exactly limits are found, of them.
     pub(crate) precision: f64,
+    /// Seconds of a point of the curve.
+    pub(crate) curve_seconds: u32,
     /// Rates of the curve, in parts of our limit.
     #[serde(skip)]
     pub(crate) loads: &'static [f64],
@@ -46,6 +48,7 @@ impl Extent {
         repeats: 1,
         rounds: 3,
         precision: 0.03,
+        curve_seconds: 12,
         loads: &[0.75, 1.0, 1.5, 2.0],
     };
     pub(crate) const QUICK: Self = Self {
@@ -54,6 +57,7 @@ impl Extent {
         repeats: 1,
         rounds: 1,
         precision: 0.1,
+        curve_seconds: 4,
         loads: &[0.5, 1.5],
     };
 }
@@ -120,7 +124,16 @@ const HOPELESS: f64 = 0.8;
 /// A policy that runs what is late has clients that wait for it so many times their deadline.
 const PATIENCE: u32 = 20;
 
-/// A policy in the form that did best, and what was measured of it.
+/// A policy in the form that did best on the seeds for tuning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuned<'p> {
+    policy: &'p Policy,
+    form: &'p Form,
+    /// Its limit there; 0 when it is not known.
+    limit: f64,
+}
+
+/// The same, and what was measured of it.
 struct Entry<'p> {
     policy: &'p Policy,
     form: &'p Form,
@@ -129,18 +142,32 @@ struct Entry<'p> {
     row: Row,
 }
 
-impl Entry<'_> {
+impl<'p> Entry<'p> {
+    fn new(tuned: &Tuned<'p>) -> Self {
+        Self {
+            policy: tuned.policy,
+            form: tuned.form,
+            start: tuned.limit,
+            row: Row {
+                policy: tuned.policy.name,
+                group: tuned.policy.group,
+                numbers: tuned.form.numbers.clone(),
+                limits: Vec::new(),
+                is_of_the_generator: false,
+                curve: Vec::new(),
+            },
+        }
+    }
+
     fn first_limit(&self) -> f64 {
         self.row.limits.first().copied().unwrap_or(0.0)
     }
 }
 
 impl Study {
-    pub(crate) fn panel(&self, arrivals: &str, policies: &[Policy]) -> Result<Panel> {
-        let mut entries = Vec::new();
-        for policy in policies {
-            entries.push(self.tuned(policy, arrivals)?);
-        }
+    /// Measures under one kind of arrivals.
+    pub(crate) fn panel(&self, arrivals: &str, tuned: &[Tuned<'_>]) -> Result<Panel> {
+        let mut entries: Vec<Entry<'_>> = tuned.iter().map(Entry::new).collect();
         for round in 0..self.extent.rounds {
             self.round(round, arrivals, &mut entries)?;
         }
@@ -196,7 +223,7 @@ impl Study {
 
     /// The form with the highest limit on the seeds for tuning. A form whose limit is not well above the best one
     /// so far is only tried at that rate.
-    fn tuned<'p>(&self, policy: &'p Policy, arrivals: &str) -> Result<Entry<'p>> {
+    pub(crate) fn tuned<'p>(&self, policy: &'p Policy, arrivals: &str) -> Result<Tuned<'p>> {
         let mut best: Option<(f64, &Form)> = None;
         for form in &policy.forms {
             if policy.forms.len() == 1 {
@@ -226,20 +253,11 @@ impl Study {
                 best = Some((limit, form));
             }
         }
-        let (start, form) = best.with_context(|| format!("{} has no form", policy.name))?;
-        let row = Row {
-            policy: policy.name,
-            group: policy.group,
-            numbers: form.numbers.clone(),
-            limits: Vec::new(),
-            is_of_the_generator: false,
-            curve: Vec::new(),
-        };
-        Ok(Entry {
+        let (limit, form) = best.with_context(|| format!("{} has no form", policy.name))?;
+        Ok(Tuned {
             policy,
             form,
-            start,
-            row,
+            limit,
         })
     }
 
@@ -276,7 +294,7 @@ impl Study {
         arrivals: &str,
         rate: f64,
     ) -> Result<Option<Point>> {
-        let mut args = self.args(policy, arrivals, self.extent.seconds);
+        let mut args = self.args(policy, arrivals, self.extent.curve_seconds);
         args.extend(["--rate".into(), rate.to_string(), "--quiet".into()]);
         let Some(found) = instance.load(&args)? else {
             return Ok(None);
