@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
+use embedring_optimizer::Planner;
 use embedring_protocol::{
-    BOARD_MAGIC, BoardHeader, BoardLayout, Name, Plan, ProcessId, RequestHeader, RequestWriter,
-    ResponseHeader, ResponseWriter, RowFlags, RowMeta, Status, TextFlags, WorkerIdentity,
-    WorkerPlan, request_bytes, response_bytes,
+    BOARD_MAGIC, BoardHeader, BoardLayout, Name, Plan, ProcessId, Report, RequestHeader,
+    RequestWriter, ResponseHeader, ResponseWriter, RowFlags, RowMeta, Status, TextFlags,
+    WorkerIdentity, WorkerPlan, request_bytes, response_bytes,
 };
 use zerocopy::IntoBytes;
 
@@ -17,6 +18,7 @@ fn main() {
     requests();
     responses();
     boards();
+    saved();
     configs();
     model_dirs();
     wheels();
@@ -156,6 +158,35 @@ fn boards() {
     flood[0] = 1;
     flood.extend([2u64, 10, 4, 1_000_000].map(u64::to_le_bytes).concat());
     write("board", "flood", &flood);
+}
+
+fn saved() {
+    let mut planner = Planner::default();
+    planner.learn();
+    planner.begin(0, &WorkerIdentity::default());
+    for batch in 1..=40 {
+        let tokens = 20 + 37 * (batch % 11);
+        planner.observe(
+            0,
+            &Report {
+                batch,
+                finished_ns: batch * 10_000_000,
+                texts: 1 + batch % 3,
+                tokens,
+                tokens_squared: tokens * tokens,
+                run_ns: 1_000_000 + 9_000 * tokens,
+                longest_tokens: tokens,
+                ..Report::default()
+            },
+        );
+    }
+    write(
+        "saved",
+        "models",
+        &[&[0], planner.save().as_slice()].concat(),
+    );
+    let learned = planner.save_learned(&[]).expect("it learns");
+    write("saved", "learned", &[&[1], learned.as_slice()].concat());
 }
 
 fn configs() {

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use embedring_fuzz::Bytes;
 use embedring_optimizer::{Planner, PlanningInput};
 use embedring_policy::{
-    Admission, Bounds, Candidate, Cost, Errand, Limits, Newcomer, Refusal, Running, Schedule,
+    Admission, Bounds, Candidate, Cost, Errand, Late, Limits, Newcomer, Refusal, Running, Schedule,
     Share, Waiting, admit, due_ns, route,
 };
 use embedring_protocol::{
@@ -197,6 +197,11 @@ fn decide(plan: Option<&Plan>, loads: &[Load], numbers: &mut Bytes<'_>) {
         tokens,
         left_ns,
         share,
+        late: match numbers.u8() % 3 {
+            0 => Late::No,
+            1 => Late::After(numbers.u64()),
+            _ => Late::ByTurns,
+        },
     };
     for candidate in &candidates {
         let (load, cost) = (&candidate.load, candidate.cost);
@@ -206,7 +211,8 @@ fn decide(plan: Option<&Plan>, loads: &[Load], numbers: &mut Bytes<'_>) {
             assert_eq!(admission, Admission::Take, "an empty queue takes anything");
         }
         if let Admission::Refuse(Refusal::Late { predicted_ns }) = admission {
-            assert!(left_ns == 0 || predicted_ns > left_ns);
+            let is_by_turns = matches!(newcomer.late, Late::ByTurns);
+            assert!(left_ns == 0 || !is_by_turns || predicted_ns > left_ns);
         }
     }
     pick(plan, numbers);
@@ -237,6 +243,10 @@ fn pick(plan: Option<&Plan>, numbers: &mut Bytes<'_>) {
         worst_1024: numbers.u64() >> (numbers.u8() % 64),
     };
     let mut schedule = Schedule::default();
+    if let Some(last) = waiting.len().checked_sub(1) {
+        let forecast = schedule.forecast(&waiting, last, numbers.u64(), limits);
+        assert!(forecast.end_ns >= limits.fixed_ns.min(1));
+    }
     let mut places = schedule.pick(&waiting, now_ns, limits).places.to_vec();
     assert_eq!(
         places.is_empty(),

@@ -46,27 +46,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start the scheduler and all workers and stay in the foreground
+    // What each is for is said at its arguments: words here would hide the long ones there.
     Up(up::Args),
-    /// Stop a running `embedring up` and wait until it has ended
     Down(down::Args),
-    /// Embed texts given as arguments, as lines of files, or as lines of stdin
     Embed(embed::Args),
-    /// Show what is running
     Status(status::Args),
-    /// Try another batch time against the configured one, in turns, on the load that there is
     Ab(ab::Args),
-    /// Start an instance, embed sentences from two processes, show what happened, stop it
     Demo(demo::Args),
-    /// Get and find models
     Model(model::Args),
-    /// Measure a running instance under load, or what the batches of a worker cost
     Bench(bench::Args),
-    /// Check the configuration and what it refers to
     CheckConfig(check_config::Args),
-    /// Run one worker (`up` and service managers call this)
     Worker(roles::WorkerArgs),
-    /// Run the scheduler (`up` and service managers call this)
     Scheduler(roles::SchedulerArgs),
     /// Print a completion script
     Completions {

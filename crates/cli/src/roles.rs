@@ -18,7 +18,7 @@ pub(crate) const EXIT_RESTART: u8 = 75;
 /// Ends this way when the configuration can not work: do not start me again like this.
 pub(crate) const EXIT_CONFIG: u8 = 78;
 
-/// Run one worker.
+/// Run one worker (`up` and service managers call this).
 #[derive(Debug, clap::Args)]
 pub(crate) struct WorkerArgs {
     /// Name of the worker in the configuration
@@ -29,7 +29,7 @@ pub(crate) struct WorkerArgs {
     supervised_by: Option<i32>,
 }
 
-/// Run the scheduler.
+/// Run the scheduler (`up` and service managers call this).
 #[derive(Debug, clap::Args)]
 pub(crate) struct SchedulerArgs {
     /// End when this process, the parent, ends

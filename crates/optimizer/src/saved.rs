@@ -105,7 +105,9 @@ impl<'a> Reader<'a> {
             });
         }
         let (payload, check) = rest.split_at(rest.len() - CHECK_BYTES);
-        if checksum(&saved[..saved.len() - CHECK_BYTES]).to_le_bytes() != check {
+        // A fuzzer finds no checksums, and what is behind them must not rely on them.
+        let is_right = checksum(&saved[..saved.len() - CHECK_BYTES]).to_le_bytes() == check;
+        if !is_right && !cfg!(fuzzing) {
             return Err(RestoreError::Damaged);
         }
         Ok(Self { rest: payload })

@@ -48,6 +48,20 @@ pub struct Newcomer {
     pub left_ns: u64,
     /// What its client has waiting already.
     pub share: Share,
+    /// What the schedule says of it (see [`crate::Schedule::forecast`]).
+    pub late: Late,
+}
+
+/// Whether a newcomer would be late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// It would be in time beside the others.
+    No,
+    /// It would be done after so many nanoseconds, too late.
+    After(u64),
+    /// The queue is too long to ask the schedule for each newcomer: predicted as if all clients took turns and each
+    /// request its place behind those that wait.
+    ByTurns,
 }
 
 /// A queue takes so many times its bounds from clients that have less than their share in it.
@@ -56,7 +70,8 @@ const BOUNDS_TIMES: u64 = 2;
 /// Decides on a request.
 ///
 /// Nobody is kept out by what another client has waiting: who has less than its share of a full queue is
-/// taken, up to twice the bounds, and completion is predicted as if no client got more than this one.
+/// taken, up to twice the bounds. Late is who would be left out by the schedule, not who came last: a question goes
+/// before the paragraphs that have more time.
 ///
 /// An empty queue takes any request, so that one larger than the bounds is served rather than refused
 /// for ever (its size is bounded by a ring slot). The predicted completion is an estimate: a request
@@ -68,6 +83,7 @@ pub fn admit(load: &Load, bounds: Bounds, cost: Cost, newcomer: Newcomer) -> Adm
         tokens,
         left_ns,
         share,
+        late,
     } = newcomer;
     if left_ns == 0 {
         return Admission::Refuse(Refusal::Late { predicted_ns: 0 });
@@ -87,17 +103,33 @@ pub fn admit(load: &Load, bounds: Bounds, cost: Cost, newcomer: Newcomer) -> Adm
             retry_after_ns: cost.batch_ns(wait_for),
         });
     }
+    let late = match late {
+        Late::No => None,
+        Late::After(predicted_ns) => Some(predicted_ns),
+        Late::ByTurns => Some(by_turns(load, cost, newcomer)).filter(|&ns| at_best(ns) > left_ns),
+    };
+    match late {
+        Some(predicted_ns) if load.texts > 0 => Admission::Refuse(Refusal::Late { predicted_ns }),
+        Some(_) | None => Admission::Take,
+    }
+}
+
+/// What a predicted time may be if predictions err on the safe side: a request is called late only when it would be
+/// late even then.
+#[must_use]
+pub fn at_best(predicted_ns: u64) -> u64 {
+    predicted_ns / 3 * 2
+}
+
+fn by_turns(load: &Load, cost: Cost, newcomer: Newcomer) -> u64 {
+    let Newcomer { tokens, share, .. } = newcomer;
     // What runs is nobody's share any more.
     let running = load.tokens.saturating_sub(share.all_tokens);
     let ahead = Load {
         tokens: running.saturating_add(share.ahead(tokens)),
         ..*load
     };
-    let predicted_ns = cost.completion_ns(&ahead, tokens);
-    if load.texts > 0 && predicted_ns / 3 * 2 > left_ns {
-        return Admission::Refuse(Refusal::Late { predicted_ns });
-    }
-    Admission::Take
+    cost.completion_ns(&ahead, tokens)
 }
 
 #[cfg(test)]
@@ -130,6 +162,7 @@ mod tests {
                 all_tokens: waiting,
                 clients: 1,
             },
+            late: Late::ByTurns,
         }
     }
 
@@ -185,6 +218,19 @@ mod tests {
             admit(&load(0, 0), BOUNDS, COST, one(0, 500, 5_000, AGES)),
             Admission::Take
         );
+    }
+
+    #[test]
+    fn the_schedule_has_the_word() {
+        let much = load(5, 800);
+        let asked = |late| Newcomer {
+            late,
+            ..one(800, 1, 100, 1_000)
+        };
+        assert_eq!(admit(&much, BOUNDS, COST, asked(Late::No)), Admission::Take);
+        let refused = admit(&much, BOUNDS, COST, asked(Late::After(2_000)));
+        let predicted_ns = 2_000;
+        assert_eq!(refused, Admission::Refuse(Refusal::Late { predicted_ns }));
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod route;
 mod schedule;
 mod trial;
 
-pub use admit::{Admission, Bounds, Newcomer, Refusal, admit};
+pub use admit::{Admission, Bounds, Late, Newcomer, Refusal, admit, at_best};
 pub use batcher::{BatchPolicy, Batcher, Next};
 pub use breaker::{Breaker, BreakerLimits, BreakerState};
 pub use correction::{correction_1024, correction_place};
@@ -36,5 +36,5 @@ pub use cost::Cost;
 pub use fair::Share;
 pub use pace::Pace;
 pub use route::{Candidate, Errand, PACE_ONE, Routed, Running, is_overdue, route, share};
-pub use schedule::{Limits, Picked, Schedule, Waiting, due_ns};
+pub use schedule::{Forecast, Limits, Picked, Schedule, Waiting, due_ns};
 pub use trial::Trials;

@@ -85,6 +85,15 @@ pub struct Picked<'a> {
     pub left_out: usize,
 }
 
+/// What becomes of a request beside the others that wait, as things stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// Whether it is one of those that can not be in time.
+    pub is_left_out: bool,
+    /// When it would be done if it were served in its turn, in nanoseconds.
+    pub end_ns: u64,
+}
+
 /// Longest times of a batch that are tried under overload, each an eighth longer than the one before.
 const STEPS: usize = 40;
 /// A batch uses its time badly when its share of work is below this, in hundredths of what a batch of the
@@ -129,10 +138,7 @@ pub struct Schedule {
 impl Schedule {
     /// The next batch; empty only when nobody waits. The first request is always taken, whatever its size.
     pub fn pick(&mut self, waiting: &[Waiting], now_ns: u64, limits: Limits) -> Picked<'_> {
-        self.order.clear();
-        self.order.extend(0..waiting.len());
-        self.order
-            .sort_unstable_by_key(|&place| (waiting[place].due_ns, place));
+        self.sort(waiting);
         let limits = limits.sane();
         let left_out = self.leave_out(waiting, now_ns, limits);
         let (mut limit_ns, time_ns) = self.due_first(waiting, now_ns, limits);
@@ -149,23 +155,51 @@ impl Schedule {
         }
     }
 
+    /// What becomes of the request at `place`, on a device that is free from `free_ns` on: for admission.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn forecast(
+        &mut self,
+        waiting: &[Waiting],
+        place: usize,
+        free_ns: u64,
+        limits: Limits,
+    ) -> Forecast {
+        let limits = limits.sane();
+        self.sort(waiting);
+        self.leave_out(waiting, free_ns, limits);
+        let served = self.order.iter().take_while(|&&at| at != place);
+        let before = served
+            .filter(|&&at| !self.left_out[at])
+            .map(|&at| stretched_ns(waiting[at].work_ns, limits))
+            .fold(0, u64::saturating_add);
+        Forecast {
+            is_left_out: self.left_out[place],
+            end_ns: free_ns
+                .saturating_add(limits.fixed_ns)
+                .saturating_add(before)
+                .saturating_add(stretched_ns(waiting[place].work_ns, limits)),
+        }
+    }
+
+    fn sort(&mut self, waiting: &[Waiting]) {
+        self.order.clear();
+        self.order.extend(0..waiting.len());
+        self.order
+            .sort_unstable_by_key(|&place| (waiting[place].due_ns, place));
+    }
+
     /// Moore and Hodgson's rule; gives the number that it leaves out.
     fn leave_out(&mut self, waiting: &[Waiting], now_ns: u64, limits: Limits) -> usize {
         self.kept.clear();
         self.left_out.clear();
         self.left_out.resize(waiting.len(), false);
-        let Limits {
-            fixed_ns,
-            batch_ns_max,
-            ..
-        } = limits;
-        let mut end_ns = now_ns.saturating_add(fixed_ns);
+        let mut end_ns = now_ns.saturating_add(limits.fixed_ns);
         let mut count = 0;
         for &place in &self.order {
             let request = &waiting[place];
-            let stretched = u128::from(request.work_ns) * u128::from(batch_ns_max)
-                / u128::from(batch_ns_max - fixed_ns);
-            let stretched = u64::try_from(stretched).unwrap_or(u64::MAX);
+            let stretched = stretched_ns(request.work_ns, limits);
             end_ns = end_ns.saturating_add(stretched);
             self.kept.push(Kept {
                 weight: stretched.saturating_mul(request.share_times.max(1)),
@@ -269,6 +303,18 @@ impl Schedule {
     }
 }
 
+/// Work with the part of the fixed time that falls on it in a batch of the longest time.
+fn stretched_ns(work_ns: u64, limits: Limits) -> u64 {
+    let Limits {
+        fixed_ns,
+        batch_ns_max,
+        ..
+    } = limits;
+    let stretched =
+        u128::from(work_ns) * u128::from(batch_ns_max) / u128::from(batch_ns_max - fixed_ns);
+    u64::try_from(stretched).unwrap_or(u64::MAX)
+}
+
 /// The predicted time that is at most `worst_ns` in the worst case.
 fn best_case(worst_ns: u64, limits: Limits) -> u64 {
     let time = u128::from(worst_ns) * 1024 / u128::from(limits.worst_1024.max(1));
@@ -309,6 +355,38 @@ mod tests {
             .pick(waiting, now_ns, limits)
             .places
             .to_vec()
+    }
+
+    #[test]
+    fn a_newcomer_waits_for_those_due_before_it_only() {
+        let limits = Limits {
+            fixed_ns: 0,
+            ..LIMITS
+        };
+        let mut schedule = Schedule::default();
+        // Much waits, but has time.
+        let queue = [
+            waiting(90_000, 5_000),
+            waiting(90_000, 5_000),
+            waiting(900, 300),
+            waiting(1_000, 100),
+        ];
+        let forecast = schedule.forecast(&queue, 3, 200, limits);
+        assert_eq!(
+            forecast,
+            Forecast {
+                is_left_out: false,
+                end_ns: 600
+            }
+        );
+        // The device is free too late.
+        let late = schedule.forecast(&queue, 3, 950, limits);
+        assert!(late.is_left_out && late.end_ns > 1_000, "{late:?}");
+        // Somebody with more work gives way.
+        let queue = [waiting(900, 800), waiting(1_000, 250)];
+        assert!(schedule.forecast(&queue, 0, 0, limits).is_left_out);
+        let kept = schedule.forecast(&queue, 1, 0, limits);
+        assert_eq!((kept.is_left_out, kept.end_ns), (false, 250));
     }
 
     #[test]

@@ -211,6 +211,13 @@ fn bounded_memory(
     Ok(memory)
 }
 
+/// Bounds of the next batch.
+fn planned_limits(intake: &Intake, now_ns: u64) -> BatchLimits {
+    let plan = intake.plan(now_ns);
+    let cost = Cost::planned(plan.as_ref(), intake.index());
+    intake.batch_limits(plan.as_ref(), cost)
+}
+
 fn board_header(options: &WorkerOptions) -> BoardHeader {
     BoardHeader {
         version: 0,
@@ -310,7 +317,7 @@ impl Engine<'_> {
             if intake.queue.has_waiting() {
                 let now = now_ns();
                 intake.drop_lost(now);
-                let limits = Self::limits(&intake, self.options, now);
+                let limits = planned_limits(&intake, now);
                 self.cost = limits.cost;
                 let taken = intake.queue.take_batch(now, limits, &mut self.batch);
                 intake.end_dropped();
@@ -325,22 +332,6 @@ impl Engine<'_> {
             }
             waiter.pause(wake_ns);
         }
-    }
-
-    /// Bounds of the next batch: as configured, or fewer tokens where the plan says that more would take
-    /// longer than a newcomer should wait. The policies of others know no such advice.
-    fn limits(intake: &Intake, options: &WorkerOptions, now_ns: u64) -> BatchLimits {
-        let plan = intake.plan(now_ns);
-        let index = intake.index();
-        let advised = plan.map_or(0, |plan| plan.workers[index.get()].batch_tokens_max);
-        let configured = options.batch_tokens_max;
-        let tokens_max = if advised == 0 || !options.batch_policy.is_ours() {
-            configured
-        } else {
-            advised.min(configured)
-        };
-        let cost = Cost::planned(plan.as_ref(), index);
-        BatchLimits::new(cost, tokens_max, options.batch_texts_max)
     }
 
     fn run_batch(&mut self) -> Result<(), WorkerError> {
@@ -492,7 +483,7 @@ impl Engine<'_> {
                 intake.refuse_all();
                 let now = now_ns();
                 intake.drop_lost(now);
-                let limits = Self::limits(&intake, self.options, now);
+                let limits = planned_limits(&intake, now);
                 let taken = intake.queue.take_batch(now, limits, &mut self.batch);
                 if let Taken::NotBefore(until_ns) = taken {
                     // Nobody comes any more who could be waited for.

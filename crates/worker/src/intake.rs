@@ -8,7 +8,7 @@ use embedring_ipc::{
     ring_bell,
 };
 use embedring_model::{TokenizeError, TruncationSide};
-use embedring_policy::{Admission, Bounds, Cost, Newcomer, Refusal, admit};
+use embedring_policy::{Admission, Bounds, Cost, Late, Newcomer, Refusal, admit};
 use embedring_protocol::limits::{CLIENTS_MAX, DEADLINE_MAX_NS};
 use embedring_protocol::sync::Ordering;
 use embedring_protocol::{
@@ -18,7 +18,7 @@ use embedring_protocol::{
 
 use crate::WorkerOptions;
 use crate::model::Served;
-use crate::queue::Queue;
+use crate::queue::{Arrival, BatchLimits, Queue};
 use crate::request::Request;
 
 /// Bytes that must be left on the instance's tmpfs before an answer is written into it.
@@ -55,6 +55,8 @@ pub(crate) struct Intake {
     bells: Arc<BellsMap>,
     place: Arc<WorkerPlace>,
     bounds: Bounds,
+    batch_tokens_max: u64,
+    batch_texts_max: usize,
     text_tokens_max: u64,
     request_slot_bytes: usize,
     response_slot_bytes: usize,
@@ -122,6 +124,8 @@ impl Intake {
             bells,
             place,
             bounds: options.queue,
+            batch_tokens_max: options.batch_tokens_max,
+            batch_texts_max: options.batch_texts_max,
             text_tokens_max: options.text_tokens_max,
             request_slot_bytes: limits.request_slot_bytes,
             response_slot_bytes: limits.response_slot_bytes,
@@ -134,6 +138,18 @@ impl Intake {
     /// The scheduler's advice, if there is any that is not stale.
     pub(crate) fn plan(&self, now_ns: u64) -> Option<Plan> {
         Cost::usable(self.board.scheduler.plan.read(), now_ns)
+    }
+
+    /// Bounds of the next batch: as configured, or fewer tokens where the plan says that more would take
+    /// longer than a newcomer should wait. The policies of others know no such advice.
+    pub(crate) fn batch_limits(&self, plan: Option<&Plan>, cost: Option<Cost>) -> BatchLimits {
+        let advised = plan.map_or(0, |plan| plan.workers[self.index().get()].batch_tokens_max);
+        let tokens_max = if advised == 0 || !self.queue.policy().is_ours() {
+            self.batch_tokens_max
+        } else {
+            advised.min(self.batch_tokens_max)
+        };
+        BatchLimits::new(cost, tokens_max, self.batch_texts_max)
     }
 
     pub(crate) fn index(&self) -> WorkerIndex {
@@ -289,7 +305,13 @@ impl Intake {
         Ok(())
     }
 
-    fn admit(&self, request: &Request, texts: u64, tokens: u64, now: u64) -> Result<(), Refused> {
+    fn admit(
+        &mut self,
+        request: &Request,
+        texts: u64,
+        tokens: u64,
+        now: u64,
+    ) -> Result<(), Refused> {
         let plan = self.plan(now);
         let cost = Cost::from_plan(plan.as_ref(), self.index());
         let advised = plan.map_or(0, |plan| plan.workers[self.index().get()].queue_tokens_max);
@@ -306,16 +328,28 @@ impl Intake {
             tokens: self.queue.tokens,
         };
         // The policies of others refuse only when there is no room.
-        let left_ns = if self.queue.policy().is_ours() {
-            request.deadline_ns.saturating_sub(now)
+        let (left_ns, late) = if self.queue.policy().is_ours() {
+            let arrival = Arrival {
+                client: request.client,
+                class: request.class,
+                arrived_ns: now,
+                deadline_ns: request.deadline_ns,
+                texts,
+                tokens,
+                free_ns: self.free_ns(cost).max(now),
+            };
+            let limits = self.batch_limits(plan.as_ref(), Some(cost));
+            let left_ns = request.deadline_ns.saturating_sub(now);
+            (left_ns, self.queue.forecast(arrival, limits))
         } else {
-            u64::MAX
+            (u64::MAX, Late::No)
         };
         let newcomer = Newcomer {
             texts,
             tokens,
             left_ns,
             share: self.queue.share(request.client),
+            late,
         };
         match admit(&load, bounds, cost, newcomer) {
             Admission::Take => Ok(()),
@@ -327,6 +361,18 @@ impl Intake {
                 retry_after_ns: predicted_ns,
                 ..Refused::with(Status::DeadlineExceeded)
             }),
+        }
+    }
+
+    /// When the running batch should be done; 0 when none runs.
+    fn free_ns(&self, cost: Cost) -> u64 {
+        let slot = self.place.slot();
+        match slot.busy_since_ns.load(Ordering::Relaxed) {
+            0 => 0,
+            since_ns => {
+                let tokens = slot.running_tokens.load(Ordering::Relaxed);
+                since_ns.saturating_add(cost.batch_ns(tokens))
+            }
         }
     }
 

@@ -1,6 +1,10 @@
 //! What waits: requests, whose texts go into batches one by one.
 
-use embedring_policy::{BatchPolicy, Batcher, Cost, Limits, Next, Picked, Share, Waiting, due_ns};
+use embedring_policy::{
+    BatchPolicy, Batcher, Cost, Late, Limits, Next, Picked, Schedule, Share, Waiting, at_best,
+    due_ns,
+};
+use embedring_protocol::Class;
 use embedring_protocol::limits::CLIENTS_MAX;
 
 use crate::request::Request;
@@ -101,6 +105,8 @@ pub(crate) struct Queue {
     /// The same as the schedule sees them.
     seen: Vec<Waiting>,
     batcher: Batcher,
+    /// Where newcomers are tried.
+    admission: Schedule,
     /// Places of the requests that the last choice gave up.
     dropped: Vec<usize>,
     /// What waits, by client.
@@ -150,6 +156,22 @@ impl Clients {
             clients: self.busy + u64::from(own_tokens == 0),
         }
     }
+}
+
+/// Of longer queues the schedule is not asked for each newcomer: its time grows with their length.
+const FORECAST_REQUESTS_MAX: usize = 512;
+
+/// A request that asks for a place, as far as is known before its texts are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) client: usize,
+    pub(crate) class: Class,
+    pub(crate) arrived_ns: u64,
+    pub(crate) deadline_ns: u64,
+    pub(crate) texts: u64,
+    pub(crate) tokens: u64,
+    /// When the running batch should be done; not before `arrived_ns`.
+    pub(crate) free_ns: u64,
 }
 
 /// What came of asking for a batch.
@@ -240,6 +262,63 @@ impl Queue {
         self.tokens -= request.waiting_tokens;
         self.waiting.retain(|&waiting| waiting != place);
         Some(request)
+    }
+
+    /// Whether a newcomer would be late beside those that wait, even if everything took as little as it may.
+    pub(crate) fn forecast(&mut self, newcomer: Arrival, limits: BatchLimits) -> Late {
+        if self.waiting.len() > FORECAST_REQUESTS_MAX {
+            return Late::ByTurns;
+        }
+        let Arrival {
+            client,
+            class,
+            arrived_ns,
+            deadline_ns,
+            texts,
+            tokens,
+            free_ns,
+        } = newcomer;
+        self.see(limits);
+        let share = self.share(client);
+        let with = Share {
+            own_tokens: share.own_tokens.saturating_add(tokens),
+            all_tokens: share.all_tokens.saturating_add(tokens),
+            ..share
+        };
+        let backlog_tokens = share.own_tokens.saturating_mul(share.clients);
+        let squares = tokens.saturating_mul(tokens) / texts.max(1);
+        self.seen.push(Waiting {
+            arrived_ns,
+            due_ns: due_ns(
+                class,
+                arrived_ns,
+                deadline_ns,
+                limits.work_ns(backlog_tokens, 0),
+            ),
+            deadline_ns,
+            work_ns: limits.work_ns(tokens, squares),
+            texts: usize::try_from(texts).unwrap_or(usize::MAX),
+            tokens,
+            share_times: with.times(),
+        });
+        for waiting in &mut self.seen {
+            waiting.work_ns = at_best(waiting.work_ns);
+        }
+        let bounds = limits.for_schedule();
+        let bounds = Limits {
+            fixed_ns: at_best(bounds.fixed_ns),
+            batch_ns_max: at_best(bounds.batch_ns_max),
+            ..bounds
+        };
+        let free_ns = arrived_ns + at_best(free_ns.saturating_sub(arrived_ns));
+        let place = self.seen.len() - 1;
+        let forecast = self.admission.forecast(&self.seen, place, free_ns, bounds);
+        if forecast.is_left_out {
+            let best_ns = forecast.end_ns.saturating_sub(arrived_ns);
+            Late::After(best_ns.saturating_mul(3) / 2)
+        } else {
+            Late::No
+        }
     }
 
     /// A text of a batch is done, whether its request is still there or not.

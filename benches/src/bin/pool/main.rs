@@ -8,11 +8,14 @@
 mod instance;
 mod load;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use serde_json::{Value, json};
+use embedring_load::Provenance;
+use serde::Serialize;
+use serde_json::json;
 
 use instance::{Device, Instance};
 use load::{Load, Outcome};
@@ -29,9 +32,25 @@ struct Args {
     /// How often the fast device is as fast as the slow one.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 20])]
     ratios: Vec<u32>,
-    /// Where to write pool.json.
+    /// Where to write pool.json and pool.md.
     #[arg(long, default_value = "benches/results")]
     results: PathBuf,
+    /// What a reader should know, such as that the machine did other things too.
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
+/// What was found for a pair of devices: loads at which enough is in time.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Row {
+    /// So many times as fast the fast device is.
+    ratio: u32,
+    fast_at_99: f64,
+    slow_at_99: f64,
+    both_at_99: f64,
+    of_sum: f64,
+    beside_fast: f64,
+    slow_share: f64,
 }
 
 /// What the fast device costs: ten times two cores with a small model, so that a run is short.
@@ -57,33 +76,82 @@ fn main() -> Result<()> {
         let capacity = 1.0 + f64::from(ratio).recip();
         let slow_alone = bench.at_99(&[("slow", slow)], f64::from(ratio).recip())?;
         let both = bench.at_99(&[("fast", FAST), ("slow", slow)], capacity)?;
-        let of_sum = both.load / (fast.load + slow_alone.load);
+        let row = Row {
+            ratio,
+            fast_at_99: fast.load,
+            slow_at_99: slow_alone.load,
+            both_at_99: both.load,
+            of_sum: both.load / (fast.load + slow_alone.load),
+            beside_fast: both.load / fast.load,
+            slow_share: both.slow_share,
+        };
         println!(
             "1:{ratio}: slow alone {:.3}, both {:.2}: {:.0} % of the sum, {:.2} x the fast alone; {:.0} % of the tokens on the slow one",
-            slow_alone.load,
-            both.load,
-            100.0 * of_sum,
-            both.load / fast.load,
-            100.0 * both.slow_share,
+            row.slow_at_99,
+            row.both_at_99,
+            100.0 * row.of_sum,
+            row.beside_fast,
+            100.0 * row.slow_share,
         );
-        rows.push(json!({
-            "ratio": ratio, "fast_at_99": fast.load, "slow_at_99": slow_alone.load,
-            "both_at_99": both.load, "of_sum": of_sum, "beside_fast": both.load / fast.load,
-            "slow_share": both.slow_share,
-        }));
+        rows.push(row);
     }
     write(&args, &bench, &rows)
 }
 
-fn write(args: &Args, bench: &Bench, rows: &[Value]) -> Result<()> {
+fn write(args: &Args, bench: &Bench, rows: &[Row]) -> Result<()> {
+    let command = if args.quick {
+        "cargo xtask bench pool --quick"
+    } else {
+        "cargo xtask bench pool"
+    };
+    let from = Provenance::here(command);
+    let markdown = markdown(&from, bench, rows)?;
+    let json = serde_json::to_string_pretty(&json!({
+        "version": 1,
+        "from": from,
+        "note": args.note,
+        "seconds_per_load": bench.seconds,
+        "deadline_ms": load::DEADLINE_MS,
+        "rows": rows,
+    }))?;
     std::fs::create_dir_all(&args.results)?;
-    let result = json!({
-        "command": if args.quick { "cargo xtask bench pool --quick" } else { "cargo xtask bench pool" },
-        "seconds_per_load": bench.seconds, "deadline_ms": load::DEADLINE_MS, "rows": rows,
-    });
-    let path = args.results.join("pool.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&result)? + "\n")
-        .with_context(|| format!("cannot write {}", path.display()))
+    for (name, text) in [("pool.json", json + "\n"), ("pool.md", markdown)] {
+        let path = args.results.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn markdown(from: &Provenance, bench: &Bench, rows: &[Row]) -> Result<String, std::fmt::Error> {
+    let mut text = String::from("# Two unequal devices as real processes\n\n");
+    writeln!(
+        text,
+        "Written by `{}` at {} on {}. Simulated devices in real workers; {} s a load, a question has {} ms and a \
+         paragraph four times as much. Load 1 is all that the fast device could do if batches had no fixed time.\n",
+        from.command,
+        from.commit,
+        from.machine,
+        bench.seconds,
+        load::DEADLINE_MS
+    )?;
+    text.push_str(
+        "| fast : slow | fast alone, load at 99 % in time | slow alone | both | of the sum | beside the fast alone | \
+         tokens on the slow one |\n|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        writeln!(
+            text,
+            "| {}:1 | {:.2} | {:.3} | {:.2} | {:.0} % | {:.2} × | {:.0} % |",
+            row.ratio,
+            row.fast_at_99,
+            row.slow_at_99,
+            row.both_at_99,
+            100.0 * row.of_sum,
+            row.beside_fast,
+            100.0 * row.slow_share
+        )?;
+    }
+    Ok(text)
 }
 
 struct Bench {
