@@ -3,7 +3,7 @@
 
 use embedring_learned::Library;
 use embedring_optimizer::{Planner, PlanningInput};
-use embedring_policy::{Cost, Limits, Schedule, Trials, Waiting};
+use embedring_policy::{Cost, Limits, Schedule, Trials, Waiting, at_best};
 use embedring_protocol::{Report, WorkerIndex};
 
 use rand::SeedableRng as _;
@@ -39,6 +39,8 @@ pub(crate) struct Ours {
     planned: Option<Cost>,
     tokens_max: u64,
     began_ns: u64,
+    /// When the running batch should be done; 0 when none runs.
+    free_ns: u64,
     /// What the operator allows.
     batch_time_target_ns: u64,
     batch_ns_max: u64,
@@ -62,6 +64,7 @@ impl Ours {
             planned: None,
             tokens_max: TOKENS_MAX,
             began_ns: 0,
+            free_ns: 0,
             batch_time_target_ns,
             batch_ns_max: batch_time_target_ns,
             batches: 0,
@@ -152,6 +155,60 @@ impl Ours {
     }
 }
 
+impl Ours {
+    /// Shows what waits to the schedule.
+    fn see(&mut self) {
+        self.waiting.clear();
+        let costs = self.costs;
+        self.waiting
+            .extend(self.queue.iter().map(|request| seen(&costs, request)));
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            fixed_ns: whole(self.costs.fixed_ns),
+            batch_ns_max: self.batch_ns_max,
+            worst_1024: self.worst_1024,
+        }
+    }
+
+    /// As a worker decides when a request arrives.
+    fn admits(&mut self, request: &Request) -> bool {
+        if self.queue.is_empty() && self.free_ns == 0 {
+            return true;
+        }
+        self.take_planned();
+        self.see();
+        self.waiting.push(seen(&self.costs, request));
+        for waiting in &mut self.waiting {
+            waiting.work_ns = at_best(waiting.work_ns);
+        }
+        let limits = self.limits();
+        let limits = Limits {
+            fixed_ns: at_best(limits.fixed_ns),
+            batch_ns_max: at_best(limits.batch_ns_max),
+            ..limits
+        };
+        let now_ns = request.arrived_ns;
+        let free_ns = now_ns + at_best(self.free_ns.saturating_sub(now_ns));
+        let place = self.waiting.len() - 1;
+        let forecast = self
+            .schedule
+            .forecast(&self.waiting, place, free_ns, limits);
+        !forecast.is_left_out
+    }
+}
+
+fn seen(costs: &Costs, request: &Request) -> Waiting {
+    Waiting {
+        due_ns: request.deadline_ns,
+        deadline_ns: request.deadline_ns,
+        work_ns: whole(costs.work_ns(request.tokens)),
+        texts: 1,
+        ..Waiting::default()
+    }
+}
+
 /// What a planner that knows the device would publish; a token of the mix is in a text of about a hundred.
 fn true_cost(costs: &Costs) -> Cost {
     Cost {
@@ -177,7 +234,9 @@ impl Ours {
 
 impl Policy for Ours {
     fn arrive(&mut self, request: Request) {
-        self.queue.push(request);
+        if self.admits(&request) {
+            self.queue.push(request);
+        }
     }
 
     fn next(&mut self, now_ns: u64) -> Next {
@@ -187,26 +246,16 @@ impl Policy for Ours {
         }
         self.began_ns = now_ns;
         self.take_planned();
-        self.waiting.clear();
-        self.waiting
-            .extend(self.queue.iter().map(|request| Waiting {
-                due_ns: request.deadline_ns,
-                deadline_ns: request.deadline_ns,
-                work_ns: whole(self.costs.work_ns(request.tokens)),
-                texts: 1,
-                ..Waiting::default()
-            }));
-        let limits = Limits {
-            fixed_ns: whole(self.costs.fixed_ns),
-            batch_ns_max: self.batch_ns_max,
-            worst_1024: self.worst_1024,
-        };
+        self.see();
+        let limits = self.limits();
         let mut places = self
             .schedule
             .pick(&self.waiting, now_ns, limits)
             .places
             .to_vec();
-        let batch = places.iter().map(|&place| self.queue[place]).collect();
+        let batch: Vec<Request> = places.iter().map(|&place| self.queue[place]).collect();
+        let work = batch.iter().map(|it| self.costs.work_ns(it.tokens));
+        self.free_ns = now_ns + whole(self.costs.fixed_ns + work.sum::<f64>());
         places.sort_unstable();
         for place in places.into_iter().rev() {
             self.queue.swap_remove(place);
@@ -216,6 +265,7 @@ impl Policy for Ours {
 
     fn ran(&mut self, batch: &[Request], run_ns: u64) {
         self.batches += 1;
+        self.free_ns = 0;
         let report = self.report(batch, run_ns);
         let Some(planner) = &mut self.learns else {
             return;

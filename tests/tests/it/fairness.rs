@@ -1,7 +1,10 @@
-//! Two clients of one device: who asks for little does not wait for who asks for much.
+//! Clients of one device: who asks for little does not wait for who asks for much, and who is in a hurry not for who
+//! has time.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
+use embedring_client::{OnOverload, Options};
 use embedring_protocol::Counter;
 use embedring_tests::{Setup, expect_rows, mixed_texts, patient, warm_up};
 
@@ -55,4 +58,35 @@ fn a_client_with_one_text_does_not_wait_for_the_lists_of_another() {
         meanwhile < all / 4,
         "{meanwhile} texts of the lists, of {all}"
     );
+}
+
+#[test]
+fn a_question_is_taken_though_paragraphs_that_have_time_wait() {
+    // A paragraph of 200 bytes takes 40 ms.
+    let instance = Setup::simulated(&[("only", MS, 200_000)])
+        .set("SCHEDULER__BATCH_TIME_TARGET_MS", "50")
+        .set("LIMITS__REQUESTS_IN_FLIGHT_MAX", "64")
+        .up();
+    let client = instance.client();
+    warm_up(&instance, &client, &["only"]);
+    let paragraphs: Vec<_> = (0..40)
+        .map(|nth| vec![format!("{nth:03}{}", "p".repeat(195))])
+        .collect();
+    let waiting: Vec<_> = paragraphs
+        .iter()
+        .map(|paragraph| client.start(paragraph.clone(), &patient()).unwrap())
+        .collect();
+    // 1.6 s of work wait, but it is due later.
+    let hurry = Options {
+        timeout: Duration::from_millis(400),
+        on_overload: OnOverload::Fail,
+        ..Options::default()
+    };
+    for nth in 0..3 {
+        let question = [format!("a question {nth}")];
+        expect_rows(&question, &client.embed_with(&question, &hurry).unwrap());
+    }
+    for (paragraph, pending) in paragraphs.iter().zip(waiting) {
+        expect_rows(paragraph, &pending.wait().unwrap());
+    }
 }
