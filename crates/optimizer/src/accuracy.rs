@@ -25,8 +25,9 @@ impl Errors {
     /// Takes in a batch.
     pub(crate) fn add(&mut self, predicted_ns: f64, bound_ns: f64, run_ns: f64) {
         let beyond = run_ns > bound_ns;
-        self.batches += 1;
-        self.beyond += u64::from(beyond);
+        // What was restored may be any number.
+        self.batches = self.batches.saturating_add(1);
+        self.beyond = self.beyond.saturating_add(u64::from(beyond));
         let new = [
             (&mut self.weight, 1.0),
             (&mut self.relative, (run_ns - predicted_ns).abs() / run_ns),
@@ -81,6 +82,17 @@ pub(crate) fn pinball(bound_ns: f64, run_ns: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_that_were_restored_may_be_at_their_end() {
+        let mut errors = Errors {
+            batches: u64::MAX,
+            beyond: u64::MAX,
+            ..Errors::default()
+        };
+        errors.add(90.0, 110.0, 200.0);
+        assert_eq!(errors.published(0).beyond, u64::MAX);
+    }
 
     #[test]
     fn errors_are_means_of_late() {

@@ -170,7 +170,7 @@ impl Learners {
             workers.push(at);
         }
         self.fresh = 0;
-        self.models += 1;
+        self.models = self.models.wrapping_add(1);
         self.pending = Some(self.models);
         let questions = self.ask(self.models, workers);
         Some((set, questions))

@@ -85,7 +85,7 @@ impl Model {
             return None;
         }
         self.memory.add(report.tokens, report.rss_bytes);
-        self.reports += 1;
+        self.reports = self.reports.saturating_add(1);
         let mut batch = batch_of(report);
         let Some(known) = self.known() else {
             self.fit.add(&batch, batch.run_ns);
@@ -122,7 +122,7 @@ impl Model {
     /// The device has changed, and `since` are the batches since then: all that was known before them is
     /// taken to have become slower or faster by the same factor, and to be worth little.
     fn change(&mut self, since: &[Batch]) {
-        self.changes += 1;
+        self.changes = self.changes.saturating_add(1);
         self.bound.withdraw(since.len());
         self.fit.soften();
         self.solve();
