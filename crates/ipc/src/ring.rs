@@ -7,6 +7,7 @@ use std::fmt;
 
 use iceoryx2::active_request::ActiveRequest;
 use iceoryx2::pending_response::PendingResponse;
+use iceoryx2::port::ReceiveError;
 use iceoryx2::port::client::{Client, RequestSendError};
 use iceoryx2::port::server::Server;
 use iceoryx2::prelude::{AllocationStrategy, BackpressureStrategy, Node, ServiceName};
@@ -64,6 +65,10 @@ pub enum RingError {
     /// All request slots of this client are in flight: receive an answer first.
     #[error("all request slots are in flight")]
     NoSlot,
+    /// The worker holds as many requests of a client as it may, those that the client has given up included, and
+    /// can take no further one of it.
+    #[error("all request slots of a client are in the worker's hands")]
+    AllHeld,
     /// The message is larger than a slot.
     #[error("a message of {bytes} bytes is larger than a slot")]
     TooLarge {
@@ -154,10 +159,12 @@ impl WorkerRing {
     /// The next request in the ring, if any.
     ///
     /// # Errors
-    /// When a connection can not be set up; the others go on.
+    /// When a connection can not be set up, the others go on; [`RingError::AllHeld`] until requests are dropped or
+    /// answered.
     pub fn receive(&self) -> Result<Option<Incoming>, RingError> {
         match self.server.receive() {
             Ok(request) => Ok(request.map(|active| Incoming { active })),
+            Err(ReceiveError::ExceedsMaxBorrows) => Err(RingError::AllHeld),
             Err(error) => Err(RingError::Failed(format!("{error:?}"))),
         }
     }

@@ -312,7 +312,13 @@ impl Engine<'_> {
                     return false;
                 }
             }
-            intake.poll(self.options.batch_tokens_max, usize::MAX, now);
+            let enough = self.options.batch_tokens_max;
+            intake.poll(enough, usize::MAX, now);
+            if intake.was_held_up() {
+                // Only here, between two batches: a batch that runs knows its requests by their places.
+                intake.drop_lost(now_ns());
+                intake.poll(enough, usize::MAX, now);
+            }
             let mut wake_ns = until_ns;
             if intake.queue.has_waiting() {
                 let now = now_ns();

@@ -61,6 +61,7 @@ pub(crate) struct Intake {
     request_slot_bytes: usize,
     response_slot_bytes: usize,
     copy: Vec<u8>,
+    is_held_up: bool,
     free_looked_ns: u64,
     free_bytes: u64,
 }
@@ -130,6 +131,7 @@ impl Intake {
             request_slot_bytes: limits.request_slot_bytes,
             response_slot_bytes: limits.response_slot_bytes,
             copy: Vec::with_capacity(limits.request_slot_bytes),
+            is_held_up: false,
             free_looked_ns: 0,
             free_bytes: u64::MAX,
         }
@@ -179,6 +181,10 @@ impl Intake {
                     taken += 1;
                 }
                 Ok(None) => break,
+                Err(RingError::AllHeld) => {
+                    self.is_held_up = true;
+                    break;
+                }
                 Err(error) => {
                     // One client's connection: the others go on, and the scheduler cleans it up.
                     tracing::warn!(%error, "a connection could not be served");
@@ -191,6 +197,12 @@ impl Intake {
             self.publish_load();
         }
         taken
+    }
+
+    /// Whether the ring could not be emptied since a client gave up requests that are held here still. Once they
+    /// are dropped ([`Intake::drop_lost`]) it goes on.
+    pub(crate) fn was_held_up(&mut self) -> bool {
+        std::mem::take(&mut self.is_held_up)
     }
 
     /// Refuses everything in the ring without looking at it twice: nothing is taken any more.

@@ -90,3 +90,25 @@ fn a_question_is_taken_though_paragraphs_that_have_time_wait() {
         expect_rows(paragraph, &pending.wait().unwrap());
     }
 }
+
+#[test]
+fn a_client_that_gives_up_again_and_again_holds_nobody_up() {
+    // A paragraph of 200 bytes takes 20 ms, so the worker holds what the client gave up long ago.
+    let instance = Setup::simulated(&[("only", MS, 100_000)])
+        .set("SCHEDULER__BATCH_TIME_TARGET_MS", "20")
+        .up();
+    let (fickle, other) = (instance.client(), instance.client());
+    warm_up(&instance, &other, &["only"]);
+    for round in 0..20 {
+        for nth in 0..30 {
+            let paragraph = format!("{round:02}{nth:02}{}", "p".repeat(196));
+            drop(fickle.start(vec![paragraph], &patient()));
+        }
+        let text = [format!("one text {round}")];
+        expect_rows(&text, &other.embed_with(&text, &patient()).unwrap());
+    }
+    let text = ["in the end".to_owned()];
+    expect_rows(&text, &fickle.embed_with(&text, &patient()).unwrap());
+    let said = instance.stderr();
+    assert!(!said.contains("could not be served"), "{said}");
+}

@@ -299,6 +299,7 @@ impl<L> Call<L> {
             | RingError::Open(_)
             | RingError::Node(_)
             | RingError::Full
+            | RingError::AllHeld
             | RingError::Failed(_) => {
                 tracing::debug!(%error, "a worker could not be reached");
                 self.waiting_for = "its worker could not be reached";
