@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::ModelDir;
 use crate::window::{self, Boundaries};
 
@@ -116,6 +118,9 @@ impl Tokenizer {
                 vocabulary,
             });
         }
+        if !has_its_special_tokens(&inner) {
+            return Err(TokenizerOpenError::SpecialTokens { path });
+        }
         let boundaries = Boundaries::of(&bytes);
         let max_tokens = dir.info().max_tokens;
         let frame = frame(&inner).map_err(load)?;
@@ -205,6 +210,28 @@ fn room(max_tokens: usize, frame: usize) -> Result<usize, TokenizeError> {
         });
     }
     Ok(max_tokens - frame)
+}
+
+/// Whether each special token that a template puts around a text is one that the template explains: the library
+/// looks it up without asking, and panics.
+fn has_its_special_tokens(inner: &tokenizers::Tokenizer) -> bool {
+    let Ok(processor) = serde_json::to_value(inner.get_post_processor()) else {
+        return false;
+    };
+    let several = processor.get("processors").and_then(Value::as_array);
+    let all = several.map_or_else(|| std::slice::from_ref(&processor), Vec::as_slice);
+    all.iter().all(|processor| {
+        let pieces = ["single", "pair"]
+            .into_iter()
+            .filter_map(|form| processor.get(form)?.as_array());
+        let mut ids = pieces
+            .flatten()
+            .filter_map(|piece| piece.pointer("/SpecialToken/id"));
+        ids.all(|id| {
+            let known = processor.get("special_tokens").zip(id.as_str());
+            known.is_some_and(|(known, id)| known.get(id).is_some())
+        })
+    })
 }
 
 type Frame = (Vec<u32>, Vec<u32>);
